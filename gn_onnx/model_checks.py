@@ -118,9 +118,9 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], known: set[str], where: str) -
         for name in filter(None, node.input):
             if name not in everything:
                 raise GnOnnxError(f"{where}: input {name!r} of node {_label(node)} is computed by no node")
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             _check_graph(graph, frozenset(everything))
-        in_order = in_order and seen.issuperset(_uses(node))
+        in_order = in_order and seen.issuperset(uses(node))
         seen.update(node.output)
     if not in_order:
         _check_acyclic(nodes, computed, where)
@@ -129,7 +129,7 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], known: set[str], where: str) -
 
 def _check_acyclic(nodes: Sequence[onnx.NodeProto], computed: dict[str, int], where: str) -> None:
     def inputs(index: int) -> Iterable[int]:
-        return (computed[name] for name in _uses(nodes[index]) if name in computed)
+        return (computed[name] for name in uses(nodes[index]) if name in computed)
 
     cycle = _find_cycle(range(len(nodes)), inputs)
     if cycle is not None:
@@ -154,24 +154,24 @@ def _check_calls(proto: onnx.ModelProto) -> None:
 def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             yield from _all_nodes(graph.node)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
 
 
-def _uses(node: onnx.NodeProto) -> set[str]:
+def uses(node: onnx.NodeProto) -> set[str]:
     """Names that the node reads: its inputs, and what its subgraphs take from outside."""
     names = set(filter(None, node.input))
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         own |= {name for inner in graph.node for name in inner.output}
-        used = {value.name for value in graph.output}.union(*map(_uses, graph.node))
+        used = {value.name for value in graph.output}.union(*map(uses, graph.node))
         names |= used - own
     return names
 

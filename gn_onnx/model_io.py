@@ -184,11 +184,10 @@ def _subgraphs_with_sparse_tensors(proto: onnx.ModelProto) -> list[str]:
     found: list[str] = []
     pending = [node for nodes in (proto.graph.node, *(f.node for f in proto.functions)) for node in nodes]
     while pending:
-        for attribute in pending.pop().attribute:
-            for graph in ((attribute.g,) if attribute.HasField("g") else ()) + tuple(attribute.graphs):
-                if graph.sparse_initializer:
-                    found.append(graph.name)
-                pending.extend(graph.node)
+        for graph in model_checks.subgraphs(pending.pop()):
+            if graph.sparse_initializer:
+                found.append(graph.name)
+            pending.extend(graph.node)
     return found
 
 

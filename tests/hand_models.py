@@ -70,3 +70,62 @@ def without_group_norm() -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     return model
+
+
+def group_norm_body(opset: int = 17) -> onnx.FunctionProto:
+    """gn_onnx::GroupNormalization for two groups, as a function: runs without the operator library."""
+    nodes = [
+        helper.make_node("Constant", [], ["split"], value_ints=[0, 2, -1]),
+        helper.make_node("Constant", [], ["ones"], value_floats=[1.0, 1.0]),
+        helper.make_node("Constant", [], ["zeros"], value_floats=[0.0, 0.0]),
+        helper.make_node("Constant", [], ["column"], value_ints=[-1, 1, 1]),
+        helper.make_node("Reshape", ["X", "split"], ["r"]),
+        helper.make_node("InstanceNormalization", ["r", "ones", "zeros"], ["n"]),
+        helper.make_node("Shape", ["X"], ["s"]),
+        helper.make_node("Reshape", ["n", "s"], ["b"]),
+        helper.make_node("Reshape", ["scale", "column"], ["gamma"]),
+        helper.make_node("Reshape", ["bias", "column"], ["beta"]),
+        helper.make_node("Mul", ["b", "gamma"], ["m"]),
+        helper.make_node("Add", ["m", "beta"], ["Y"]),
+    ]
+    epsilon = nodes[5].attribute.add(name="epsilon", ref_attr_name="epsilon", type=onnx.AttributeProto.FLOAT)
+    assert epsilon.ref_attr_name
+    opsets = [helper.make_opsetid("", opset)]
+    attributes = ["num_groups", "epsilon"]
+    return helper.make_function(
+        "gn_onnx", "GroupNormalization", ["X", "scale", "bias"], ["Y"], nodes, opsets, attributes
+    )
+
+
+def fused_detector(
+    original: onnx.ModelProto, *, epsilon: float = 1e-5, scale: float = 1.0
+) -> onnx.ModelProto:
+    """`detector()` as fusing should leave it; other arguments than the defaults make it wrong."""
+    model = onnx.ModelProto()
+    model.CopyFrom(original)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in original.graph.initializer}
+    del model.graph.node[:]
+    added: list[onnx.TensorProto] = []
+    for node in original.graph.node:
+        prefix, _, rest = node.name.partition("/")
+        if not rest:
+            model.graph.node.append(node)
+        elif rest == "Add":
+            index = prefix[-1]
+            names = [f"{prefix}.gamma", f"{prefix}.beta"]
+            added += [
+                numpy_helper.from_array(constants[f"{prefix}.scale"].ravel() * np.float32(scale), names[0]),
+                numpy_helper.from_array(constants[f"{prefix}.bias"].ravel(), names[1]),
+            ]
+            fused = helper.make_node(
+                "GroupNormalization", [f"c{index}", *names], list(node.output), f"{prefix}/GroupNorm",
+                domain="gn_onnx", num_groups=2, epsilon=epsilon,
+            )  # fmt: skip
+            model.graph.node.append(fused)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in original.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept + added)
+    model.opset_import.append(helper.make_opsetid("gn_onnx", 1))
+    model.functions.append(group_norm_body())
+    return model

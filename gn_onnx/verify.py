@@ -1,0 +1,241 @@
+"""Is the fused model right? Asked before a file is written, answered in three steps.
+
+1. Every site, in float64: the original's nodes between x and y compute what the fused node computes
+   (`site_check`). A difference here is an error of fusing, whatever the outputs look like: refused.
+2. End to end in ONNX Runtime, without and with the operator library: every output, on three kinds of data.
+3. Where outputs differ by more than rounding explains, somebody is inaccurate, and it may be the original:
+   E[x^2] - E[x]^2 in float32 is off by 0.5 at a mean of 600. The fused model is right if all its sites are
+   equal in float64, every other node is the original's, and in the run itself each fused node is as near to
+   float64 as its input allows. Small models are evaluated in float64 as a whole instead. If neither can be
+   shown, the model is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from gn_onnx import external_data, inputs, ort_runner, taps, whole_float64
+from gn_onnx.comparison import Comparison
+from gn_onnx.errors import GnOnnxError
+from gn_onnx.parity import compare_outputs
+from gn_onnx.site_check import SiteCheck, check_sites
+
+_MAX_BYTES_END_TO_END = 1 << 30
+"""Models with more weights than this are checked site by site only: two sessions would hold them three times."""
+
+WITHOUT_LIBRARY = "without the library"
+WITH_LIBRARY = "with the library"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What was checked and found.
+
+    Attributes:
+        sites: One record per fused node.
+        outputs: One record per output, kind of data and way to run the fused model.
+        ok: Whether the fused model may be written.
+        reason: Why not.
+        notes: Sentences for people: what could not be checked, and where the original is the inaccurate one.
+        seconds: Time that it took.
+    """
+
+    sites: tuple[SiteCheck, ...]
+    outputs: tuple[Comparison, ...] = ()
+    ok: bool = True
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def worst(self) -> Comparison | None:
+        """The output nearest to its tolerance, or furthest beyond."""
+        return max(
+            self.outputs, key=lambda c: (bool(c.reason), c.relative / max(c.tolerance, 1e-300)), default=None
+        )
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "ok": self.ok,
+            "reason": self.reason,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+            "sites": [site.to_json() for site in self.sites],
+            "outputs": [output.to_json() for output in self.outputs],
+        }
+
+
+@dataclasses.dataclass
+class _Findings:
+    outputs: list[Comparison] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    refusals: list[str] = dataclasses.field(default_factory=list)
+
+
+def verify(
+    original: onnx.ModelProto,
+    fused: onnx.ModelProto,
+    *,
+    folder: pathlib.Path | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seconds: float = 60.0,
+) -> Verification:
+    """Check a fused model against the original.
+
+    Args:
+        original: The model before fusing.
+        fused: The model after.
+        folder: Folder of the external data of both.
+        shapes: Shapes for graph inputs, where the generated ones do not suit the model.
+        seconds: About how long it may take; what is left out then is said in the notes.
+
+    Returns:
+        What was found; `.ok` is False only where the fused model is wrong or where a difference could not be
+        explained. A model that ONNX Runtime cannot run is checked by its sites alone.
+
+    Raises:
+        GnOnnxError: No inputs can be made for the model.
+    """
+    start = time.monotonic()
+    concrete = inputs.input_shapes(original, shapes)
+    sites = tuple(check_sites(original, fused, input_shapes=concrete, seconds=seconds / 2))
+    found = _Findings()
+    for site in sites:
+        if site.status == "different":
+            found.refusals.append(
+                f"{site.name}: {site.op_type} does not compute {site.output!r}: in float64 off by"
+                f" {site.error:.1e} (allowed {site.tolerance:.1e}) {site.reason}"
+            )
+    unchecked = [site for site in sites if site.status == "not checked"]
+    if unchecked:
+        found.notes.append(
+            f"{len(unchecked)} of {len(sites)} sites not checked one by one, first: {unchecked[0].name}: {unchecked[0].reason}"
+        )
+    if not found.refusals:
+        _end_to_end(original, fused, sites, folder, shapes, start + seconds, found)
+    if not found.outputs and len(unchecked) == len(sites) > 0 and not found.refusals:
+        found.refusals.append("nothing could be checked; use --no-verify to write the model unchecked")
+    return Verification(
+        sites=sites,
+        outputs=tuple(found.outputs),
+        ok=not found.refusals,
+        reason=found.refusals[0] if found.refusals else "",
+        notes=tuple(found.notes),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _end_to_end(
+    original: onnx.ModelProto,
+    fused: onnx.ModelProto,
+    sites: Sequence[SiteCheck],
+    folder: pathlib.Path | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+    deadline: float,
+    found: _Findings,
+) -> None:
+    if not ort_runner.is_installed():
+        found.notes.append("ONNX Runtime is not installed: outputs not compared, sites only")
+        return
+    size = original.ByteSize() + sum(place.length or 0 for place in external_data.references(original))
+    if size > _MAX_BYTES_END_TO_END:
+        found.notes.append(f"{size / 1e9:.1f} GB of weights: outputs not compared, sites only")
+        return
+    options = ort_runner.Options(data_folder=folder)
+    try:
+        baseline = ort_runner.Session(original, options)
+        feeds = {kind: inputs.make_inputs(original, kind, shapes=shapes) for kind in inputs.KINDS}
+        expected = {kind: baseline.run(feeds[kind]) for kind in inputs.KINDS}
+        del baseline
+    except GnOnnxError as error:
+        found.notes.append(f"outputs not compared, the original does not run: {error}")
+        return
+    library = ort_runner.find_library()
+    for way, path in ((WITHOUT_LIBRARY, None), (WITH_LIBRARY, library)):
+        if way == WITH_LIBRARY and path is None:
+            found.notes.append("the operator library is not built: checked by the function bodies")
+            continue
+        how = dataclasses.replace(options, library=path)
+        try:
+            session = ort_runner.Session(fused, how)
+            actual = {kind: session.run(feeds[kind]) for kind in inputs.KINDS}
+        except GnOnnxError as error:
+            found.refusals.append(f"{way}: {error}")
+            return
+        del session
+        for kind in inputs.KINDS:
+            compared = compare_outputs(expected[kind], actual[kind], data=f"{kind}, {way}")
+            found.outputs += compared
+            bad = [comparison for comparison in compared if not comparison.ok]
+            if bad and not _explain(
+                original, fused, sites, feeds[kind], expected[kind], how, bad[0], deadline, found
+            ):
+                worst = max(bad, key=lambda comparison: comparison.relative)
+                found.refusals.append(
+                    f"output {worst.name!r} differs by {worst.relative:.1e} of its largest value"
+                    f" (allowed {worst.tolerance:.1e}) on {worst.data}{': ' + worst.reason if worst.reason else ''}"
+                )
+                return
+
+
+def _explain(
+    original: onnx.ModelProto,
+    fused: onnx.ModelProto,
+    checks: Sequence[SiteCheck],
+    feeds: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    options: ort_runner.Options,
+    bad: Comparison,
+    deadline: float,
+    found: _Findings,
+) -> bool:
+    """Whether the fused model is right although its outputs differ from the original's."""
+    truth = whole_float64.evaluate(original, feeds)
+    if truth is not None:
+        actual = ort_runner.Session(fused, options).run(feeds)
+        pairs = zip(
+            compare_outputs(truth, actual, against="float64"),
+            compare_outputs(truth, expected, against="float64"),
+            strict=True,
+        )
+        # Nearer to the truth than a bad original proves nothing alone: a wrong model may be that, too.
+        sure = all(check.status == "equal" for check in checks)
+        if all(new.ok or (sure and new.relative <= 1.5 * old.relative) for new, old in pairs):
+            found.notes.append(
+                f"{bad.data}: the original is the inaccurate one ({bad.relative:.1e} at {bad.name!r})"
+            )
+            return True
+    sites = [check.site for check in checks if check.status == "equal" and check.site is not None]
+    if len(sites) != len(checks) or not taps.unchanged_elsewhere(original, fused, sites):
+        return False
+    if time.monotonic() > deadline:
+        found.notes.append("out of time while looking for the cause of a difference")
+        return False
+    try:
+        new = list(taps.site_numerics(fused, sites, feeds, options=options, data=bad.data))
+        if len(new) != len(sites) or not all(numeric.comparison.ok for numeric in new):
+            return False
+        old = list(
+            taps.site_numerics(
+                original, sites, feeds, original=True, data=bad.data,
+                options=dataclasses.replace(options, library=None),
+            )
+        )  # fmt: skip
+    except GnOnnxError:
+        return False
+    culprits = [numeric for numeric in old if not numeric.comparison.ok]
+    found.notes.append(
+        f"{bad.data}: outputs differ by {bad.relative:.1e}, every fused node is right to rounding; "
+        + (
+            f"the original is inaccurate at {culprits[0].site!r}"
+            if culprits
+            else "the model amplifies rounding"
+        )
+    )
+    return True
