@@ -64,10 +64,14 @@ class GroupNorm:
     Attributes:
         x: Input, [N, C, *spatial], or [N, *spatial, C] when `channels_last`.
         output: The value that is replaced; shape and dtype of x.
+        x_shape: Where the output has another shape than x with the same elements in the same order (x is
+            [N, C, H, W], the output [N, C, H*W]): what x has to be reshaped to first, as ONNX's Reshape takes it
+            (0: this dimension as it is, -1: the rest). None: the output has x's own shape.
         num_groups: Number of groups; divides C.
         epsilon: Added to the variance inside the root.
         scale: Per channel, gamma.
         bias: Per channel, beta.
+        dtype: Element type of x, scale, bias and output; x's own annotation may be missing.
         num_channels: C, or None where the graph does not tell (then scale and bias are scalars).
         stash_type: ONNX element type of the statistics: 1 (float32), or 11 (float64) for float64 x.
         channels_last: Where the channel axis lies.
@@ -84,7 +88,9 @@ class GroupNorm:
     epsilon: float
     scale: PerChannel
     bias: PerChannel
+    dtype: ir.DataType
     num_channels: int | None
+    x_shape: tuple[int, ...] | None = None
     stash_type: int = 1
     channels_last: bool = False
     activation: str = "none"

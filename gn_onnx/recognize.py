@@ -1,0 +1,354 @@
+"""Finds the GroupNorms of a model, and says of every look-alike why it is none.
+
+From each node that takes statistics, candidates for x are sought backward (roots.py). From a candidate the graph is
+walked forward once, a fact for every value reached (transfer/), until each has been asked whether it is a GroupNorm
+of x (matching.py). Of a chain of yes answers the last one counts that takes the whole chain with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import logging
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from gn_onnx.algebra import THE_X, NotExpressible, Root, Tensor
+from gn_onnx.evaluation import Evaluation, Fact
+from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
+from gn_onnx.layout import Bind, LayoutError, Refine, dim_size
+from gn_onnx.matching import Match, Mismatch, match
+from gn_onnx.model_view import Container, ModelView
+from gn_onnx.roots import Seed, find_seeds
+from gn_onnx.sizes import Size
+from gn_onnx.transfer import apply
+
+logger = logging.getLogger(__name__)
+
+_MAX_NODES = 400
+"""Nodes followed from one candidate: several times the longest spelling known."""
+_MAX_RESTARTS = 16
+_ALREADY_ONE_NODE = {"InstanceNormalization", "LayerNormalization"}
+_NATIVE = {"GroupNormalization", "GroupNorm"}
+
+
+def recognize(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
+    """Every GroupNorm of the model in graph order, and every look-alike with its reason. The model is not changed."""
+    view = ModelView(model)
+    found: list[GroupNorm] = []
+    rejected: list[Rejection] = []
+    for container in view.containers:
+        if isinstance(container, ir.Function) and container.domain == DOMAIN:
+            continue
+        sites, refusals = _search(view, container)
+        found.extend(sites)
+        rejected.extend(refusals)
+    return found, rejected
+
+
+def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], list[Rejection]]:
+    sites: dict[ir.Value, GroupNorm] = {}
+    covered: set[ir.Node] = set()
+    refused: dict[ir.Node, Rejection] = {}
+    for seed in find_seeds(view, container):
+        if seed.node in covered:
+            continue
+        rejection = None
+        for root, path in seed.candidates:
+            walk = _walk(view, root, path)
+            if isinstance(walk, Rejection):
+                rejection = rejection or walk
+                continue
+            for site in walk.sites():
+                if site.nodes & covered and seed.node not in site.nodes:
+                    continue
+                covered |= site.nodes
+                if not site.leave_alone:
+                    sites.setdefault(site.group_norm.output, site.group_norm)
+            if seed.node in covered:
+                break
+            rejection = walk.rejection(seed) or rejection
+            if walk.is_settled():
+                break
+        if seed.node not in covered and rejection is not None:
+            refused[seed.node] = rejection
+    kept = [r for node, r in refused.items() if node not in covered]
+    order = view.position
+    ordered = sorted(sites.values(), key=lambda s: order[_producer(s.output)])
+    return ordered, _distinct(kept)
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None, "a GroupNorm's output is computed by a node"
+    return node
+
+
+def _distinct(rejections: Iterable[Rejection]) -> list[Rejection]:
+    """One rejection per node that broke a proof: mean and variance of one look-alike are one look-alike."""
+    return list({(r.node, r.value, r.reason): r for r in rejections}.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Site:
+    group_norm: GroupNorm
+    nodes: frozenset[ir.Node]
+    leave_alone: bool
+
+
+def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> _Walk | Rejection:
+    """All facts that follow from one candidate x, with its axes cut as finely as the graph asks for."""
+    cuts: dict[int, list[Size]] = {}
+    bindings: dict[str, Size] = {}
+    for _ in range(_MAX_RESTARTS):
+        try:
+            walk = _Walk(view, Evaluation(view, root, cuts, bindings, apply))
+            walk.run(path)
+            return walk
+        except Refine as refine:
+            atom = refine.atom
+            assert atom.axis is not None
+            pieces = list(cuts.get(atom.axis) or [(view.shape(root) or ())[atom.axis]])
+            pieces[atom.index : atom.index + 1] = [refine.outer, atom.size / refine.outer]
+            cuts[atom.axis] = pieces
+        except Bind as bind:
+            bindings[bind.symbol] = bind.size
+        except NotExpressible as e:
+            return Rejection(str(e), path[-1].name or "", path[-1].op_type, root.name or "")
+    return Rejection("the dimensions of the input are cut in too many ways", path[-1].name or "", path[-1].op_type, root.name or "")
+
+
+class _Walk:
+    """Facts and answers for one candidate x."""
+
+    def __init__(self, view: ModelView, evaluation: Evaluation) -> None:
+        self.view = view
+        self.evaluation = evaluation
+        self.matches: dict[ir.Value, Match] = {}
+        self.mismatches: dict[ir.Value, Mismatch] = {}
+        self.broken: list[tuple[ir.Node, str]] = []
+        self._dtypes: dict[ir.Value, ir.DataType | None] = {}
+
+    def run(self, path: tuple[ir.Node, ...]) -> None:
+        """Follows the nodes of `path`, then everything that its values and x reach in the same graph."""
+        root = self.evaluation.root
+        self._dtypes[root] = self.view.dtype(root)
+        seen: set[ir.Node] = set()
+        heap: list[tuple[int, ir.Node]] = []
+        container = path[-1].graph
+
+        def push(value: ir.Value) -> None:
+            for node, _ in value.uses():
+                if node not in seen and node.graph is container:
+                    seen.add(node)
+                    heapq.heappush(heap, (self.view.position[node], node))
+
+        seen.update(path)
+        for node in path:
+            for value in self._follow(node):
+                push(value)
+        push(root)
+        for _ in range(_MAX_NODES):
+            if not heap:
+                return
+            for value in self._follow(heapq.heappop(heap)[1]):
+                push(value)
+
+    def _follow(self, node: ir.Node) -> list[ir.Value]:
+        """The outputs of `node` whose facts are known now."""
+        evaluation = self.evaluation
+        try:
+            facts = apply(evaluation, node)
+            for fact in facts.values():
+                self._check_worth(fact)
+        except (NotExpressible, LayoutError) as e:
+            self.broken.append((node, str(e)))
+            evaluation.broken.update((value, str(e)) for value in node.outputs)
+            return []
+        for value, fact in facts.items():
+            evaluation.facts[value] = fact
+            self._dtypes[value] = self._dtype(node, value)
+            if not any(isinstance(f, Root) for m in fact.poly for f, _ in m):
+                continue
+            try:
+                self.matches[value] = match(evaluation, fact)
+            except Mismatch as e:
+                self.mismatches[value] = e
+        return list(facts)
+
+    def _check_worth(self, fact: Fact) -> None:
+        """A value that another activation was added to or multiplied with leads to no GroupNorm of x."""
+        whole = self.evaluation.algebra.x_atoms
+        for monomial in fact.poly:
+            if any(isinstance(f, Tensor) and whole and whole <= set(f.atoms) for f, _ in monomial):
+                raise NotExpressible("combined with another tensor of the input's size")
+
+    def _dtype(self, node: ir.Node, value: ir.Value) -> ir.DataType | None:
+        if value.dtype is not None:
+            return value.dtype
+        if node.op_type == "Cast" and "to" in node.attributes:
+            return ir.DataType(node.attributes["to"].as_int())
+        return next((self._dtypes[v] for v in node.inputs if v in self._dtypes), None)
+
+    def sites(self) -> list[_Site]:
+        """The GroupNorms of x: of every chain of yes answers, the last that all uses of the earlier ones lead to."""
+        order = self.view.position
+        answers = sorted(self._usable(), key=lambda v: order[_producer(v)])
+        chosen: list[ir.Value] = []
+        behind: set[ir.Value] = set()
+        for value in answers:
+            if value in behind:
+                continue
+            current = value
+            for later in answers:
+                if order[_producer(later)] > order[_producer(current)] and self._leads_only_to(current, later):
+                    current = later
+            behind |= self._descendants(value)
+            if not self._is_other_normalisation(value):
+                chosen.append(current)
+        return [self._site(value) for value in chosen]
+
+    def _usable(self) -> Iterable[ir.Value]:
+        dtype = self._dtypes[self.evaluation.root]
+        for value, answer in self.matches.items():
+            if self._dtypes.get(value) != dtype or not self._known_outside(answer):
+                continue
+            shape = self._x_shape(value)
+            if shape is not None and (shape.count(-1) > 1 or not self._is_grouped(answer)):
+                continue
+            yield value
+
+    @staticmethod
+    def _is_grouped(answer: Match) -> bool:
+        """Whether there are groups of channels, or a scale that tells which axis the channels are."""
+        return answer.has_affine or answer.num_groups != answer.num_channels
+
+    def _known_outside(self, answer: Match) -> bool:
+        container = self.evaluation.root.graph
+        for term in (*answer.scale.terms, *answer.bias.terms):
+            for value in term[1]:
+                if isinstance(value.graph, ir.Function) and value.graph is not container:
+                    return False
+        return True
+
+    def _leads_only_to(self, value: ir.Value, later: ir.Value) -> bool:
+        """Whether every use of `value` ends in `later`, so that replacing `later` leaves nothing of the chain alive."""
+        stack, seen = [value], {value, later}
+        while stack:
+            current = stack.pop()
+            if current.is_graph_output():
+                return False
+            for node, _ in current.uses():
+                if node.op_type == "Shape" or later in node.outputs:
+                    continue
+                for output in node.outputs:
+                    if output not in self.evaluation.facts:
+                        return False
+                    if output not in seen:
+                        seen.add(output)
+                        stack.append(output)
+            if not current.uses():
+                return False
+        return True
+
+    def _descendants(self, value: ir.Value) -> set[ir.Value]:
+        out, stack = {value}, [value]
+        while stack:
+            for node, _ in stack.pop().uses():
+                for output in node.outputs:
+                    if output in self.evaluation.facts and output not in out:
+                        out.add(output)
+                        stack.append(output)
+        return out
+
+    def _is_other_normalisation(self, value: ir.Value) -> bool:
+        """Whether a fixed scale along other axes follows: then the axis that was taken for the channels is none."""
+        if self.matches[value].has_affine:
+            return False
+        return any(self.mismatches[v].elsewhere for v in self._descendants(value) if v in self.mismatches)
+
+    def _site(self, value: ir.Value) -> _Site:
+        answer, root = self.matches[value], self.evaluation.root
+        nodes = self._nodes_between(value)
+        rank = len(self.evaluation.facts[value].dims)
+        dtype = self._dtypes[root] or ir.DataType.FLOAT
+        core = next((n for n in nodes if n.op_type.endswith(("Normalization", "GroupNorm"))), None)
+        core = core or next((n for n in nodes if n.op_type.startswith(("Reduce", "Global"))), _producer(value))
+        group_norm = GroupNorm(
+            x=root,
+            output=value,
+            x_shape=self._x_shape(value),
+            num_groups=answer.num_groups,
+            epsilon=answer.epsilon,
+            scale=answer.scale,
+            bias=answer.bias,
+            dtype=dtype,
+            num_channels=answer.num_channels,
+            stash_type=11 if dtype == ir.DataType.DOUBLE else 1,
+            channels_last=answer.channel_axis == rank - 1 and rank > 2,
+            core=core.op_type,
+            native=len(nodes) == 1 and nodes[0].op_type in _NATIVE,
+            node_names=tuple(n.name or "" for n in nodes),
+        )
+        alone = len(nodes) == 1 and nodes[0].op_type in _ALREADY_ONE_NODE
+        return _Site(group_norm, frozenset(nodes), alone or self._is_layer_norm(answer, nodes, rank))
+
+    def _x_shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        """What x has to be reshaped to first (0: as it is, -1: the rest); None where the output has x's own shape."""
+        dims, own = self.evaluation.facts[value].dims, self.evaluation.dims
+        if dims == own:
+            return None
+        target = []
+        for i, dim in enumerate(dims):
+            static = dim_size(dim).static
+            target.append(static if static is not None else (0 if i < len(own) and own[i] == dim else -1))
+        return tuple(target)
+
+    def _is_layer_norm(self, answer: Match, nodes: list[ir.Node], rank: int) -> bool:
+        """A LayerNorm over the last axis is the same numbers as a GroupNorm over rows, but nobody means that."""
+        if rank == 2:
+            return answer.num_groups == 1 and not any(n.op_type == "Reshape" for n in nodes)
+        per_row = answer.channel_axis == 1 and answer.num_groups == answer.num_channels
+        return rank == 3 and per_row and not answer.has_affine
+
+    def _nodes_between(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes that compute `value` from x, in graph order."""
+        facts, root = self.evaluation.facts, self.evaluation.root
+        nodes: set[ir.Node] = set()
+        stack = [value]
+        while stack:
+            node = stack.pop().producer()
+            if node is None or node in nodes:
+                continue
+            nodes.add(node)
+            stack.extend(v for v in node.inputs if v is not None and v is not root and v in facts)
+        return sorted(nodes, key=lambda n: self.view.position[n])
+
+    def is_settled(self) -> bool:
+        """Whether a nearer candidate for x could only be mistaken for a GroupNorm."""
+        return any(self._is_other_normalisation(value) for value in self.matches)
+
+    def rejection(self, seed: Seed) -> Rejection | None:
+        """Why nothing of this walk is a GroupNorm; None when it does not look like one either."""
+        evaluation = self.evaluation
+        own = [v for v in self.mismatches if evaluation.facts[v].dims == evaluation.dims]
+        normalised = [v for v in (own or self.mismatches) if self._holds_x(evaluation.facts[v])]
+        if normalised:
+            value = normalised[0]
+            node = _producer(value)
+            reached = evaluation.algebra.show(evaluation.facts[value].poly)
+            return Rejection(str(self.mismatches[value]), node.name or "", node.op_type, value.name or "", reached)
+        for node, reason in self.broken:
+            facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
+            if any(isinstance(f, Root) for fact in facts for m in fact.poly for f, _ in m):
+                reached = evaluation.algebra.show(facts[0].poly)
+                return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "", reached)
+        for node, reason in self.broken:
+            if node is seed.node and node.op_type in ("BatchNormalization", "GroupNormalization", "GroupNorm"):
+                return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "")
+        return None
+
+    @staticmethod
+    def _holds_x(fact: Fact) -> bool:
+        return any(f == THE_X for m in fact.poly for f, _ in m)
