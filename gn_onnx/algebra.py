@@ -97,6 +97,7 @@ class Coefficient:
     def aligned(self, atoms: tuple[Atom, ...]) -> np.ndarray:
         """The array with one axis per atom of `atoms`, of size 1 where it does not vary."""
         order = [self.atoms.index(atom) for atom in atoms if atom in self.atoms]
+        order += [i for i, atom in enumerate(self.atoms) if atom not in atoms]  # slice marks, of size 1
         array = self.array.transpose(order)
         shape = [array.shape[i] for i in range(array.ndim)]
         full, k = [], 0
@@ -326,6 +327,24 @@ class Algebra:
             else:
                 raise NotExpressible("a mean is taken of something other than x, x^2 or a deviation of x from its mean")
             out = self.add(out, {swapped: coefficient})
+        return out
+
+    def without_mark(self, p: Poly, mark: Atom) -> Poly:
+        """The expression of one slice as that of all slices: its moments are the moments at every position."""
+        out: Poly = {}
+        for monomial, coefficient in p.items():
+            factors: list[tuple[Factor, Exponent]] = []
+            for factor, exponent in monomial:
+                if isinstance(factor, Moment) and mark in factor.atoms:
+                    factor = Moment(factor.power, factor.atoms - {mark})
+                elif isinstance(factor, Root):
+                    factor = self._root(self.without_mark(self.roots[factor.index], mark))
+                elif isinstance(factor, Tensor) and mark in factor.atoms:
+                    raise NotExpressible("a tensor that belongs to one slice")
+                factors.append((factor, exponent))
+            kept = tuple(atom for atom in coefficient.atoms if atom != mark)
+            array = coefficient.array if kept == coefficient.atoms else coefficient.aligned(kept)
+            out = self.add(out, {frozenset(factors): Coefficient(array, kept)})
         return out
 
     def lower_bound(self, p: Poly) -> float:

@@ -24,8 +24,15 @@ class Atom:
     axis: int | None
     index: int
     size: Size
+    at: int | None = None
+    """Set on a **slice mark**, an atom of size 1: the values are those at one position of the atom (axis, index)."""
+
+    def mark(self, position: int) -> Atom:
+        return Atom(self.axis, self.index, ONE, position)
 
     def __repr__(self) -> str:
+        if self.at is not None:
+            return f"{self.axis}.{self.index}@{self.at}"
         return f"{'free' if self.axis is None else self.axis}.{self.index}:{self.size}"
 
 
@@ -88,7 +95,7 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
     """
     queue = [atom for dim in dims for atom in dim]
     renaming: Renaming = {}
-    out: list[Dim] = []
+    out: list[list[Atom]] = []
     for size in target:
         current: list[Atom] = []
         need = size
@@ -108,10 +115,12 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
             current.append(outer)
             queue.insert(0, inner)
             need = ONE
-        out.append(tuple(current))
-    if queue:
+        out.append(current)
+    if any(not atom.size.is_one for atom in queue) or (queue and not out):
         raise LayoutError(f"the reshape to {_show(target)} leaves elements over")
-    return tuple(out), renaming
+    if queue:
+        out[-1].extend(queue)  # slice marks
+    return tuple(tuple(dim) for dim in out), renaming
 
 
 def resolve_target(dims: Dims, target: Sequence[Size], *, allow_zero: bool) -> list[Size]:

@@ -52,6 +52,8 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
     if _flat(fact.dims) != _flat(evaluation.dims):
         raise Mismatch("the normalised value is not brought back to the input's own layout")
     group, epsilon = _statistics(evaluation, parts.root)
+    if not group <= evaluation.algebra.x_atoms:
+        raise Mismatch("the statistics are those of one slice")
     if group != parts.mean_atoms:
         raise Mismatch("the mean is taken over other axes than the variance")
     scale_atoms = _varies(algebra, parts.scale) | _varies(algebra, parts.bias)

@@ -20,7 +20,7 @@ from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
 from gn_onnx.layout import Bind, LayoutError, Refine, dim_size
 from gn_onnx.matching import Match, Mismatch, match
 from gn_onnx.model_view import Container, ModelView
-from gn_onnx.roots import Seed, find_seeds
+from gn_onnx.roots import find_seeds
 from gn_onnx.sizes import Size
 from gn_onnx.transfer import apply
 
@@ -54,29 +54,31 @@ def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], lis
     for seed in find_seeds(view, container):
         if seed.node in covered:
             continue
-        rejection = None
+        refusals: list[_Refusal] = []
         for root, path in seed.candidates:
             walk = _walk(view, root, path)
-            if isinstance(walk, Rejection):
-                rejection = rejection or walk
+            if isinstance(walk, _Refusal):
+                refusals.append(walk)
                 continue
             for site in walk.sites():
                 if site.nodes & covered and seed.node not in site.nodes:
                     continue
                 covered |= site.nodes
-                if not site.leave_alone:
+                if site.left_alone is None:
                     sites.setdefault(site.group_norm.output, site.group_norm)
+                elif site.left_alone:
+                    refused[seed.node] = _rejection(_producer(site.group_norm.output), site.left_alone)
             if seed.node in covered:
                 break
-            rejection = walk.rejection(seed) or rejection
+            refusals.extend(walk.refusal())
             if walk.is_settled():
                 break
-        if seed.node not in covered and rejection is not None:
-            refused[seed.node] = rejection
-    kept = [r for node, r in refused.items() if node not in covered]
+        if seed.node not in covered and refusals:
+            refused[seed.node] = max(refusals, key=lambda r: r.progress).rejection
     order = view.position
     ordered = sorted(sites.values(), key=lambda s: order[_producer(s.output)])
-    return ordered, _distinct(kept)
+    replaced = {node for site in ordered for node in (_producer(site.output),)}
+    return ordered, _distinct(r for node, r in refused.items() if node not in replaced)
 
 
 def _producer(value: ir.Value) -> ir.Node:
@@ -90,14 +92,28 @@ def _distinct(rejections: Iterable[Rejection]) -> list[Rejection]:
     return list({(r.node, r.value, r.reason): r for r in rejections}.values())
 
 
+def _rejection(node: ir.Node, reason: str, reached: str = "") -> Rejection:
+    return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "", reached)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Site:
+    """A GroupNorm and the nodes that compute it; `left_alone` says why it stays as it is ("" needs no word)."""
+
     group_norm: GroupNorm
     nodes: frozenset[ir.Node]
-    leave_alone: bool
+    left_alone: str | None
 
 
-def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> _Walk | Rejection:
+@dataclasses.dataclass(frozen=True)
+class _Refusal:
+    """A rejection and how far the proof got: of several candidates for x, the best one explains."""
+
+    progress: int
+    rejection: Rejection
+
+
+def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> _Walk | _Refusal:
     """All facts that follow from one candidate x, with its axes cut as finely as the graph asks for."""
     cuts: dict[int, list[Size]] = {}
     bindings: dict[str, Size] = {}
@@ -115,8 +131,8 @@ def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> _Walk |
         except Bind as bind:
             bindings[bind.symbol] = bind.size
         except NotExpressible as e:
-            return Rejection(str(e), path[-1].name or "", path[-1].op_type, root.name or "")
-    return Rejection("the dimensions of the input are cut in too many ways", path[-1].name or "", path[-1].op_type, root.name or "")
+            return _Refusal(0, _rejection(path[-1], str(e)))
+    return _Refusal(0, _rejection(path[-1], "the dimensions of the input are cut in too many ways"))
 
 
 class _Walk:
@@ -291,8 +307,12 @@ class _Walk:
             native=len(nodes) == 1 and nodes[0].op_type in _NATIVE,
             node_names=tuple(n.name or "" for n in nodes),
         )
-        alone = len(nodes) == 1 and nodes[0].op_type in _ALREADY_ONE_NODE
-        return _Site(group_norm, frozenset(nodes), alone or self._is_layer_norm(answer, nodes, rank))
+        left_alone = None
+        if len(nodes) == 1 and nodes[0].op_type in _ALREADY_ONE_NODE:
+            left_alone = ""
+        elif self._is_layer_norm(answer, nodes, rank):
+            left_alone = "a LayerNorm: the statistics of each position, over the last axis"
+        return _Site(group_norm, frozenset(nodes), left_alone)
 
     def _x_shape(self, value: ir.Value) -> tuple[int, ...] | None:
         """What x has to be reshaped to first (0: as it is, -1: the rest); None where the output has x's own shape."""
@@ -329,25 +349,22 @@ class _Walk:
         """Whether a nearer candidate for x could only be mistaken for a GroupNorm."""
         return any(self._is_other_normalisation(value) for value in self.matches)
 
-    def rejection(self, seed: Seed) -> Rejection | None:
-        """Why nothing of this walk is a GroupNorm; None when it does not look like one either."""
+    def refusal(self) -> list[_Refusal]:
+        """Why nothing of this walk is a GroupNorm; empty when nothing of it looks like one."""
         evaluation = self.evaluation
-        own = [v for v in self.mismatches if evaluation.facts[v].dims == evaluation.dims]
-        normalised = [v for v in (own or self.mismatches) if self._holds_x(evaluation.facts[v])]
+        normalised = [value for value in self.mismatches if self._holds_x(evaluation.facts[value])]
+        own = [value for value in normalised if evaluation.facts[value].dims == evaluation.dims]
         if normalised:
-            value = normalised[0]
-            node = _producer(value)
+            value = (own or normalised)[0]
             reached = evaluation.algebra.show(evaluation.facts[value].poly)
-            return Rejection(str(self.mismatches[value]), node.name or "", node.op_type, value.name or "", reached)
+            rejection = _rejection(_producer(value), str(self.mismatches[value]), reached)
+            return [_Refusal(3 if own else 2, rejection)]
         for node, reason in self.broken:
             facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
-            if any(isinstance(f, Root) for fact in facts for m in fact.poly for f, _ in m):
-                reached = evaluation.algebra.show(facts[0].poly)
-                return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "", reached)
-        for node, reason in self.broken:
-            if node is seed.node and node.op_type in ("BatchNormalization", "GroupNormalization", "GroupNorm"):
-                return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "")
-        return None
+            rooted = [f for f in facts if any(isinstance(factor, Root) for m in f.poly for factor, _ in m)]
+            if rooted:
+                return [_Refusal(1, _rejection(node, reason, evaluation.algebra.show(rooted[0].poly)))]
+        return []
 
     @staticmethod
     def _holds_x(fact: Fact) -> bool:

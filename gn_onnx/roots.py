@@ -23,7 +23,7 @@ STATISTICS = {
 }
 CONTRIB_STATISTICS = {"GroupNorm"}
 
-_LAYOUT_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "CastLike", "Dropout"}
+_LAYOUT_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "CastLike", "Dropout", "Split", "Slice"}
 _ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Pow", "Neg", "Abs"}
 _MAX_STEPS = 8
 

@@ -32,19 +32,19 @@ def infer(model: ir.Model) -> dict[str, Inferred]:
     shapes = _inferred(proto)
     opset = next((o for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if opset is not None and opset.version < _FOLLOWS_SHAPES:
-        # Inference follows the values of Shape since opset 13 only; what it then finds, older rules may go on from.
+        # Inference follows the values of Shape into Reshape since opset 14 only; what it then finds, older rules may go on from.
         for _ in range(_MAX_ROUNDS):
             known = len(shapes)
             newer = onnx.ModelProto()
             newer.CopyFrom(proto)
-            _as_opset_13(newer)
+            _as_opset_14(newer)
             shapes = _inferred(newer, _inferred(proto, shapes))
             if len(shapes) == known:
                 break
     return shapes
 
 
-_FOLLOWS_SHAPES = 13
+_FOLLOWS_SHAPES = 14
 _MAX_ROUNDS = 4
 _AXES_INPUT = {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "split"}
 _STAND_IN = {
@@ -61,6 +61,10 @@ _STAND_IN = {
     ("com.microsoft", "Gelu"): "Identity",
     ("com.microsoft", "FastGelu"): "Identity",
     ("com.microsoft", "BiasGelu"): "Identity",
+    ("com.microsoft", "QLinearSigmoid"): "Identity",
+    ("com.microsoft", "QLinearLeakyRelu"): "Identity",
+    ("com.microsoft", "QLinearGlobalAveragePool"): "GlobalAveragePool",
+    ("com.microsoft", "QLinearAveragePool"): "AveragePool",
 }
 """Operators of ONNX Runtime's optimiser whose result has the shape that a standard operator's would have."""
 
@@ -82,8 +86,8 @@ def _inferred(proto: onnx.ModelProto, known: dict[str, Inferred] | None = None) 
     return shapes
 
 
-def _as_opset_13(proto: onnx.ModelProto) -> None:
-    """The same graph as far as shapes are concerned: attributes that became inputs in opset 13 are inputs."""
+def _as_opset_14(proto: onnx.ModelProto) -> None:
+    """The same graph as far as shapes are concerned: attributes that became inputs by then are inputs."""
     for opset in proto.opset_import:
         if opset.domain in ("", "ai.onnx"):
             opset.version = _FOLLOWS_SHAPES
@@ -108,6 +112,8 @@ def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
             for i, value in enumerate((0, channels, 1))
         ]
         return [*constants, onnx.helper.make_node("Slice", [node.input[0], *(f"{name}{i}" for i in range(3))], [out])]
+    if node.domain == "com.microsoft" and node.op_type in ("QLinearAdd", "QLinearMul"):
+        return [onnx.helper.make_node("Add", [node.input[0], node.input[3]], list(node.output))]
     standard = _STAND_IN.get((node.domain, node.op_type))
     if standard is None:
         return [node]

@@ -1,7 +1,8 @@
 """Transfer functions: what one operator does to a fact, a few lines each.
 
 To teach the recogniser a new operator, write its function in the file of its kind and add a line to that file's
-table: `elementwise` (arithmetic), `moving` (layout only), `reductions`, `normalisations` (one node that normalises).
+table: `elementwise` (arithmetic), `moving` (layout only), `slices` (parts of an
+axis and back), `reductions`, `normalisations` (one node that normalises).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from gn_onnx.algebra import NotExpressible
 from gn_onnx.evaluation import Evaluation, Fact
 from gn_onnx.group_norm import DOMAIN
 from gn_onnx.model_view import STANDARD_DOMAINS
-from gn_onnx.transfer import calls, elementwise, moving, normalisations, reductions
+from gn_onnx.transfer import calls, elementwise, moving, normalisations, reductions, slices
 from gn_onnx.transfer.common import TransferFunction
 
 TRANSFER: dict[str, TransferFunction] = {
     **elementwise.TABLE,
     **moving.TABLE,
+    **slices.TABLE,
     **reductions.TABLE,
     **normalisations.TABLE,
 }

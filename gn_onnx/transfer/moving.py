@@ -125,16 +125,6 @@ def _constant_of_shape(evaluation: Evaluation, node: ir.Node, depth: int) -> Fac
     return Fact(evaluation.constant_fact(value.reshape(())).poly, tuple(free_dim(size) for size in shape.ravel()))
 
 
-def _concat(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    """Concat of one input; of several copies of the same value it is a Tile."""
-    if len(set(node.inputs)) != 1:
-        raise NotExpressible("a Concat of different values")
-    fact = operand(evaluation, node, 0, depth)
-    axis = int_attribute(evaluation, node, "axis", 0) % max(len(fact.dims), 1)
-    copies = free_dim(Size.of(len(node.inputs)))
-    return Fact(fact.poly, (*fact.dims[:axis], copies + fact.dims[axis], *fact.dims[axis + 1 :]))
-
-
 TABLE: dict[str, TransferFunction] = {
     "Reshape": _reshape,
     "Flatten": _flatten,
@@ -145,5 +135,4 @@ TABLE: dict[str, TransferFunction] = {
     "Tile": _tile,
     "Gather": _gather,
     "ConstantOfShape": _constant_of_shape,
-    "Concat": _concat,
 }
