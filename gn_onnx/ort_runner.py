@@ -54,6 +54,26 @@ def is_installed() -> bool:
     return importlib.util.find_spec("onnxruntime") is not None
 
 
+def available_providers() -> list[str]:
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def providers(name: str) -> tuple[str, ...]:
+    """`cpu` or `cuda` to ONNX Runtime's provider names.
+
+    Raises:
+        GnOnnxError: This ONNX Runtime does not have it.
+    """
+    if name == "cpu":
+        return CPU
+    wanted = {"cuda": "CUDAExecutionProvider"}[name]
+    if not is_installed() or wanted not in available_providers():
+        raise GnOnnxError(f"this ONNX Runtime has no {wanted}: pip install onnxruntime-gpu")
+    return (wanted, *CPU)
+
+
 def find_library() -> pathlib.Path | None:
     """The operator library where it is built, else None."""
     import importlib.util
@@ -73,12 +93,11 @@ def find_library() -> pathlib.Path | None:
 def _errors_of_onnxruntime(doing: str) -> Iterator[None]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    kinds: tuple[type[Exception], ...] = tuple(
-        kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)
-    )
+    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    kinds: tuple[type[Exception], ...] = (*own, RuntimeError, ValueError)
     try:
         yield
-    except (*kinds, RuntimeError, ValueError) as error:
+    except kinds as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise GnOnnxError(f"ONNX Runtime cannot {doing}: {lines[0][:500]}") from error
 

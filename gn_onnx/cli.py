@@ -1,0 +1,108 @@
+"""The command line: which command, which exit status. Each command is a file in `commands/`.
+
+Exit status: 0 done; 1 `--check` found something to fuse, or the fused model is wrong (nothing is written then);
+2 wrong usage or an invalid model; 130 and 143 after an interrupt or SIGTERM (nothing is half written then).
+
+Only the standard library is imported before a command runs, so that `gn-onnx --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from gn_onnx import __version__
+from gn_onnx.commands import bench, explain, fuse, info, parity, report, unfuse
+from gn_onnx.console import Console
+from gn_onnx.errors import GnOnnxError, ParityError
+
+COMMANDS = (fuse, explain, unfuse, parity, bench, info, report)
+"""In the order in which --help lists them; each module has `add_parser(subparsers)` and `run(arguments, console)`."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM: unwinds like KeyboardInterrupt, so that temporary files go away."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="gn-onnx",
+        description="Every GroupNorm in an ONNX model as one node, and a kernel for that node in ONNX Runtime.",
+        epilog="exit status: 0 done; 1 --check would change something, or the fused model is wrong; 2 usage or bad model",
+    )
+    top.add_argument("--version", action="version", version=f"gn-onnx {__version__}")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = command.add_parser(subparsers)
+        subparser.set_defaults(run=command.run)
+        subparser.add_argument(
+            "-v", "--verbose", action="count", default=0, help="say more; twice: for developers"
+        )
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; None takes the process's.
+
+    Returns:
+        The exit status.
+    """
+    console = Console()
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as exit_:  # argparse has printed usage, help or version
+        return exit_.code if isinstance(exit_.code, int) else 2
+    logging.basicConfig(
+        level=(logging.ERROR, logging.INFO, logging.DEBUG)[min(arguments.verbose, 2)],
+        format="%(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    try:
+        with _sigterm_raises():
+            status: int = arguments.run(arguments, console)
+            sys.stdout.flush()
+            return status
+    except ParityError as error:
+        console.error(str(error))
+        return 1
+    except GnOnnxError as error:
+        console.error(str(error))
+        return 2
+    except BrokenPipeError:
+        # The reader, `head` say, has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        return 130
+    except _Terminated:
+        console.error("terminated")
+        return 143
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_terminated(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

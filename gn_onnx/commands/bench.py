@@ -1,0 +1,173 @@
+"""`gn-onnx bench`: time models before and after fusing, or single GroupNorms in real networks' shapes."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gn_onnx.console import Console
+
+if TYPE_CHECKING:
+    from gn_onnx.bench_kernels import KernelResult
+    from gn_onnx.bench_models import ModelResult
+    from gn_onnx.commands import Subparsers
+
+
+T = TypeVar("T")
+
+
+def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "bench",
+        help="time models before and after fusing, or single GroupNorms",
+        description="Time MODELs before and after fusing, or with --kernels GroupNorms in the shapes of real networks.",
+    )
+    parser.add_argument("models", metavar="MODEL", type=pathlib.Path, nargs="*")
+    parser.add_argument("--kernels", action="store_true", help="single GroupNorms instead of models")
+    parser.add_argument(
+        "--only", metavar="TEXT", default="", help="with --kernels: cases whose label contains TEXT"
+    )
+    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--runs", type=int, default=50, help="timed runs of each variant (default 50)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="at most about this long per model")
+    parser.add_argument(
+        "--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", type=pathlib.Path, help="bars as .png or .svg (needs matplotlib)"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON on stdout, with facts about the machine")
+    return parser
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Exit status 1 where a variant computes something else than the original: its speed means nothing."""
+    from gn_onnx import bench, ort_runner
+    from gn_onnx.errors import GnOnnxError
+
+    if arguments.kernels == bool(arguments.models):
+        raise GnOnnxError("give models, or --kernels")
+    if arguments.runs < 1:
+        raise GnOnnxError("--runs must be at least 1")
+    providers = ort_runner.providers(arguments.provider)
+    results: list[Any] = (
+        _kernels(arguments, console, providers)
+        if arguments.kernels
+        else _models(arguments, console, providers)
+    )
+    if arguments.json:
+        console.data({"machine": bench.machine(), "results": [result.to_json() for result in results]})
+    if arguments.plot:
+        _plot(arguments, results)
+    wrong = [
+        reason
+        for result in results
+        for reason in result.refused.values()
+        if "off by" in reason or "differs" in reason
+    ]
+    return 1 if wrong else 0
+
+
+def _kernels(
+    arguments: argparse.Namespace, console: Console, providers: tuple[str, ...]
+) -> list[KernelResult]:
+    from gn_onnx import bench_kernels
+    from gn_onnx.cases import CASES
+    from gn_onnx.errors import GnOnnxError
+
+    cases = [case for case in CASES if arguments.only.lower() in case.label.lower()]
+    if not cases:
+        raise GnOnnxError(f"no case has {arguments.only!r} in its label")
+    results = []
+    for case in _progress(cases, console, lambda case: case.label):
+        result = bench_kernels.run_case(case, providers=providers, runs=arguments.runs)
+        results.append(result)
+        shape = "x".join(map(str, case.shape))
+        console.say(
+            f"  {console.paint(case.label, 'strong')}  {shape}, {case.num_groups} groups, {case.activation}"
+        )
+        for label, timing in result.timings.items():
+            line = f"    {label:24}{timing.median:10.1f} µs  [{timing.percentile(10):.1f} – {timing.percentile(90):.1f}]"
+            line += f"  {result.gb_per_s(label):7.1f} GB/s"
+            if (ratio := result.speed_up(label)) is not None and label != bench_kernels.OURS:
+                line += f"   ours {ratio:.2f} x"
+            console.say(line)
+        _refusals(result.refused, console)
+    return results
+
+
+def _models(arguments: argparse.Namespace, console: Console, providers: tuple[str, ...]) -> list[ModelResult]:
+    from gn_onnx import bench_models
+    from gn_onnx.inputs import parse_shapes
+
+    results = []
+    for path in _progress(arguments.models, console, str):
+        result = bench_models.run_model(
+            path,
+            providers=providers,
+            shapes=parse_shapes(arguments.shape),
+            runs=arguments.runs,
+            seconds=arguments.seconds,
+        )
+        results.append(result)
+        copy = f", parallel copy {result.copy_gb_per_s:.1f} GB/s" if result.sites else ""
+        console.say(f"  {console.paint(str(path), 'strong')}  {result.sites} GroupNorm{copy}")
+        for label, timing in result.timings.items():
+            line = f"    {label:24}{timing.median / 1e3:10.3f} ms  [{timing.percentile(10) / 1e3:.3f} – {timing.percentile(90) / 1e3:.3f}]"
+            if (ratio := result.speed_up(label)) is not None and label != bench_models.ORIGINAL:
+                line += f"  {ratio:5.2f} x"
+            if label in result.shares:
+                line += f"  {result.shares[label]:6.1%} in GroupNorm, {result.gb_per_s[label]:.1f} GB/s"
+            console.say(line)
+        _refusals(result.refused, console)
+    return results
+
+
+def _refusals(refused: dict[str, str], console: Console) -> None:
+    for label, reason in refused.items():
+        console.say(f"    {label:24}{console.paint('no speed-up given', 'warn')}: {reason}")
+
+
+def _progress(items: list[T], console: Console, label: Callable[[T], str]) -> Iterator[T]:
+    """The items, with a bar on a terminal where rich is installed."""
+    if not console.colour:
+        yield from items
+        return
+    try:
+        from rich.console import Console as RichConsole
+        from rich.progress import Progress
+    except ImportError:
+        yield from items
+        return
+    with Progress(console=RichConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=len(items))
+        for item in items:
+            bar.update(task, description=label(item))
+            yield item
+            bar.advance(task)
+
+
+def _plot(arguments: argparse.Namespace, results: list[Any]) -> None:
+    from gn_onnx import bench, bench_kernels, bench_models, bench_plot
+
+    facts = bench.machine()
+    if arguments.kernels:
+        order: tuple[str, ...] = (
+            bench_kernels.NATIVE, bench_kernels.CHAIN, bench_kernels.TORCH, bench_kernels.OPENVINO,
+            bench_kernels.OURS, bench_kernels.COPY,
+        )  # fmt: skip
+        names = [result.case.label for result in results]
+    else:
+        order = (
+            bench_models.NATIVE, bench_models.ORIGINAL, bench_models.FUSED,
+            bench_models.FUSED_LIBRARY, bench_models.NATIVE_LIBRARY,
+        )  # fmt: skip
+        names = [pathlib.Path(result.model).stem for result in results]
+    groups = {
+        name: {label: t.median / 1e3 for label, t in result.timings.items() if label not in result.refused}
+        for name, result in zip(names, results, strict=True)
+    }
+    title = f"{facts['processor']}, {facts['threads']} threads, {arguments.provider}"
+    bench_plot.plot(groups, arguments.plot, title=title, order=order)

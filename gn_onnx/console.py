@@ -1,0 +1,59 @@
+"""Where text goes: messages for people to stderr, data for programs to stdout; colour on a terminal only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from typing import Any
+
+_STYLES = {"good": "32", "bad": "31", "warn": "33", "quiet": "2", "strong": "1"}
+
+
+class Console:
+    """Prints for one command."""
+
+    def __init__(self) -> None:
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.colour = terminal and not os.environ.get("NO_COLOR")
+
+    def say(self, text: str = "") -> None:
+        """One line or several to stderr."""
+        print(_printable(text, sys.stderr.encoding), file=sys.stderr)
+
+    def error(self, text: str) -> None:
+        self.say(f"{self.paint('gn-onnx: error:', 'bad')} {text}")
+
+    def data(self, value: object) -> None:
+        """JSON to stdout; numbers that JSON has no word for become null."""
+        print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+
+    def paint(self, text: str, style: str) -> str:
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour else text
+
+
+def _printable(text: str, encoding: str | None) -> str:
+    """Names in a hostile model may hold control characters, which would reach the terminal, or lone surrogates."""
+    shown = "".join(c if c.isprintable() or c in "\n\x1b" else ascii(c)[1:-1] for c in text)
+    encoding = encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def size(count: float) -> str:
+    """1234567 as 1.23 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.4g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,88 @@
+"""Small pictures of a few nodes: boxes in layers, arrows downward. Text in, SVG out; standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Mapping, Sequence
+
+_BOX, _GAP_X, _GAP_Y, _HEIGHT, _MARGIN = 150, 16, 26, 30, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """One node of a picture.
+
+    Attributes:
+        key: Unique in the picture.
+        text: What is written in it.
+        inputs: Keys of boxes with an arrow to this one.
+        kind: CSS class: "value", "node" or "fused".
+    """
+
+    key: str
+    text: str
+    inputs: tuple[str, ...] = ()
+    kind: str = "node"
+
+
+def draw(boxes: Sequence[Box], *, label: str) -> str:
+    """An SVG element of the boxes, which must be in topological order.
+
+    Args:
+        boxes: In an order in which inputs come first.
+        label: Read out by screen readers.
+    """
+    layers: dict[str, int] = {}
+    rows: dict[int, list[Box]] = {}
+    for box in boxes:
+        layers[box.key] = 1 + max((layers[key] for key in box.inputs if key in layers), default=-1)
+        rows.setdefault(layers[box.key], []).append(box)
+    widest = max((len(row) for row in rows.values()), default=1)
+    width = widest * _BOX + (widest - 1) * _GAP_X + 2 * _MARGIN
+    height = len(rows) * _HEIGHT + (len(rows) - 1) * _GAP_Y + 2 * _MARGIN
+    centre: dict[str, tuple[float, float]] = {}
+    for layer, row in rows.items():
+        left = (width - len(row) * _BOX - (len(row) - 1) * _GAP_X) / 2
+        for index, box in enumerate(row):
+            x = left + index * (_BOX + _GAP_X) + _BOX / 2
+            centre[box.key] = (x, _MARGIN + layer * (_HEIGHT + _GAP_Y) + _HEIGHT / 2)
+    lines = [
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{_escape(label)}">',
+        *_arrows(boxes, centre, layers),
+    ]
+    for box in boxes:
+        x, y = centre[box.key]
+        lines.append(
+            f'<rect class="{box.kind}" x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}" width="{_BOX}" height="{_HEIGHT}" rx="6"/>'
+            f'<text x="{x:g}" y="{y + 4:g}">{_escape(_short(box.text))}</text>'
+        )
+    return "\n".join([*lines, "</svg>"])
+
+
+def _arrows(
+    boxes: Sequence[Box], centre: Mapping[str, tuple[float, float]], layers: Mapping[str, int]
+) -> list[str]:
+    paths = []
+    for box in boxes:
+        for key in box.inputs:
+            if key not in centre:
+                continue
+            (x1, y1), (x2, y2) = centre[key], centre[box.key]
+            start, end = y1 + _HEIGHT / 2, y2 - _HEIGHT / 2 - 4
+            # An arrow over several layers swings to the side, so that it does not run through the boxes between.
+            swing = 0.62 * _BOX * (layers[box.key] - layers[key] > 1)
+            middle = (start + end) / 2
+            curve = f"M{x1:g} {start:g}C{x1 + swing:g} {middle:g} {x2 + swing:g} {middle:g} {x2:g} {end:g}"
+            paths.append(
+                f'<path class="arrow" d="{curve}"/><path class="tip" d="M{x2 - 4:g} {end - 2:g}h8l-4 6z"/>'
+            )
+    return paths
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 22 else text[:10] + "…" + text[-11:]
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=True)
