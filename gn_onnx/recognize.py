@@ -56,7 +56,7 @@ def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], lis
             continue
         refusals: list[_Refusal] = []
         for root, path in seed.candidates:
-            walk = _walk(view, root, path)
+            walk = _walk(view, root, path, only=len(seed.candidates) == 1)
             if isinstance(walk, _Refusal):
                 refusals.append(walk)
                 continue
@@ -113,13 +113,13 @@ class _Refusal:
     rejection: Rejection
 
 
-def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> _Walk | _Refusal:
+def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...], *, only: bool) -> _Walk | _Refusal:
     """All facts that follow from one candidate x, with its axes cut as finely as the graph asks for."""
     cuts: dict[int, list[Size]] = {}
     bindings: dict[str, Size] = {}
     for _ in range(_MAX_RESTARTS):
         try:
-            walk = _Walk(view, Evaluation(view, root, cuts, bindings, apply))
+            walk = _Walk(view, Evaluation(view, root, cuts, bindings, apply), only=only)
             walk.run(path)
             return walk
         except Refine as refine:
@@ -136,10 +136,11 @@ def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> _Walk |
 
 
 class _Walk:
-    """Facts and answers for one candidate x."""
+    """Facts and answers for one candidate x; `only`: there is no other candidate."""
 
-    def __init__(self, view: ModelView, evaluation: Evaluation) -> None:
+    def __init__(self, view: ModelView, evaluation: Evaluation, *, only: bool) -> None:
         self.view = view
+        self.only = only
         self.evaluation = evaluation
         self.matches: dict[ir.Value, Match] = {}
         self.mismatches: dict[ir.Value, Mismatch] = {}
@@ -231,14 +232,19 @@ class _Walk:
             if self._dtypes.get(value) != dtype or not self._known_outside(answer):
                 continue
             shape = self._x_shape(value)
-            if shape is not None and (shape.count(-1) > 1 or not self._is_grouped(answer)):
+            if shape is not None and (shape.count(-1) > 1 or not self._is_clear(value, answer)):
                 continue
             yield value
 
-    @staticmethod
-    def _is_grouped(answer: Match) -> bool:
-        """Whether there are groups of channels, or a scale that tells which axis the channels are."""
-        return answer.has_affine or answer.num_groups != answer.num_channels
+    def _is_clear(self, value: ir.Value, answer: Match) -> bool:
+        """Whether a result in another shape than x is a GroupNorm in that shape, not just on the way back to x's own.
+
+        It is where there are groups of channels, or a scale that tells which axis the channels are, or where x is
+        all that is to be seen (a tensor out of a quantised part) and only its last axis is unfolded.
+        """
+        if answer.has_affine or answer.num_groups != answer.num_channels:
+            return True
+        return self.only and self.evaluation.facts[value].dims[:2] == self.evaluation.dims[:2]
 
     def _known_outside(self, answer: Match) -> bool:
         container = self.evaluation.root.graph
