@@ -107,7 +107,13 @@ def against_original(
     found = DetailedParity()
     if library is None:
         found.notes.append("the operator library is not built: the fused model ran by its function bodies")
-    found.proofs = check_sites(original, fused, input_shapes=inputs.input_shapes(original, shapes))
+    found.proofs = check_sites(
+        original,
+        fused,
+        input_shapes=inputs.input_shapes(original, shapes),
+        folder=original_path.parent,
+        fused_folder=path.parent,
+    )
     sites = [proof.site for proof in found.proofs if proof.site is not None]
     baseline, session = ort_runner.Session(original, before), ort_runner.Session(fused, after)
     for kind in inputs.KINDS:

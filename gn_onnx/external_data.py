@@ -13,7 +13,9 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from gn_onnx import atomic_file
 from gn_onnx.errors import GnOnnxError
@@ -54,7 +56,10 @@ def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
             yield from _graph_tensors(attribute.g)
         for graph in attribute.graphs:
             yield from _graph_tensors(graph)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+        sparse_tensors = list(attribute.sparse_tensors)
+        if attribute.HasField("sparse_tensor"):
+            sparse_tensors.append(attribute.sparse_tensor)
+        for sparse in sparse_tensors:
             yield from (sparse.values, sparse.indices)
 
 
@@ -112,6 +117,23 @@ def data_file(place: Reference, folder: pathlib.Path) -> pathlib.Path:
     if end > size:
         raise GnOnnxError(f"{where} ends at byte {size}, the tensor needs bytes {place.offset} to {end}")
     return path
+
+
+def read(tensor: onnx.TensorProto, folder: pathlib.Path) -> np.ndarray:
+    """One external tensor's values; only its own bytes are read.
+
+    Raises:
+        GnOnnxError: As `data_file`, or the bytes do not fit the tensor's shape.
+    """
+    place = reference(tensor)
+    copy = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    try:
+        with open(data_file(place, folder), "rb") as file:
+            file.seek(place.offset)
+            copy.raw_data = file.read(-1 if place.length is None else place.length)
+        return numpy_helper.to_array(copy)
+    except (OSError, ValueError, TypeError) as error:
+        raise GnOnnxError(f"tensor {tensor.name!r}: cannot read its external data: {error}") from error
 
 
 def take_along(proto: onnx.ModelProto, source: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:

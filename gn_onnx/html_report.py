@@ -16,7 +16,7 @@ from gn_onnx.bench_models import ModelResult
 from gn_onnx.console import size
 from gn_onnx.group_norm import GroupNorm
 from gn_onnx.report import FusionReport, summary
-from gn_onnx.subgraph import Scope, scopes
+from gn_onnx.scope import Scope, scopes
 from gn_onnx.svg import Box, draw
 
 _MAX_PICTURES = 60

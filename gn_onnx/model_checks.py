@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import onnx
 
@@ -18,21 +19,27 @@ from gn_onnx.errors import GnOnnxError
 _MAX_ELEMENTS = 1 << 48
 """More than any machine holds; a larger product of dims is a corrupt file, and would overflow int64 later."""
 
-# Bits of one element in raw data. Types that are not listed (string, undefined, types newer than this) are not checked.
-_BITS: dict[int, int] = {
-    onnx.TensorProto.FLOAT: 32, onnx.TensorProto.UINT8: 8, onnx.TensorProto.INT8: 8, onnx.TensorProto.UINT16: 16,
-    onnx.TensorProto.INT16: 16, onnx.TensorProto.INT32: 32, onnx.TensorProto.INT64: 64, onnx.TensorProto.BOOL: 8,
-    onnx.TensorProto.FLOAT16: 16, onnx.TensorProto.DOUBLE: 64, onnx.TensorProto.UINT32: 32, onnx.TensorProto.UINT64: 64,
-    onnx.TensorProto.COMPLEX64: 64, onnx.TensorProto.COMPLEX128: 128, onnx.TensorProto.BFLOAT16: 16,
-    onnx.TensorProto.UINT4: 4, onnx.TensorProto.INT4: 4,
-}  # fmt: skip
-_TYPED_FIELDS: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float_data", onnx.TensorProto.DOUBLE: "double_data", onnx.TensorProto.INT64: "int64_data",
-    onnx.TensorProto.UINT64: "uint64_data", onnx.TensorProto.UINT32: "uint64_data", onnx.TensorProto.STRING: "string_data",
-    **dict.fromkeys((onnx.TensorProto.INT32, onnx.TensorProto.INT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT16,
-                     onnx.TensorProto.UINT8, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT16,
-                     onnx.TensorProto.BFLOAT16), "int32_data"),
-}  # fmt: skip
+_TYPES: dict[int, tuple[int, str]] = {
+    getattr(onnx.TensorProto, name): (bits, field)
+    for bits, field, names in (
+        (32, "float_data", "FLOAT"),
+        (64, "float_data", "COMPLEX64"),
+        (64, "double_data", "DOUBLE"),
+        (128, "double_data", "COMPLEX128"),
+        (64, "int64_data", "INT64"),
+        (64, "uint64_data", "UINT64"),
+        (32, "uint64_data", "UINT32"),
+        (32, "int32_data", "INT32"),
+        (16, "int32_data", "INT16 UINT16 FLOAT16 BFLOAT16"),
+        (8, "int32_data", "INT8 UINT8 BOOL FLOAT8E4M3FN FLOAT8E4M3FNUZ FLOAT8E5M2 FLOAT8E5M2FNUZ FLOAT8E8M0"),
+        (4, "int32_data", "INT4 UINT4 FLOAT4E2M1"),
+        (2, "int32_data", "INT2 UINT2"),
+        (0, "string_data", "STRING"),
+    )
+    for name in names.split()
+    if hasattr(onnx.TensorProto, name)
+}
+"""Bits of an element in raw data, and the field that holds elements otherwise, one per element or per byte."""
 
 
 def check(proto: onnx.ModelProto) -> None:
@@ -45,12 +52,27 @@ def check(proto: onnx.ModelProto) -> None:
         raise GnOnnxError("holds no graph: not an ONNX model")
     if not proto.opset_import and proto.ir_version >= 3:
         raise GnOnnxError("imports no operator set: not a valid ONNX model")
+    _check_text(proto)
     for tensor in external_data.tensors(proto):
         _check_tensor(tensor)
     _check_graph(proto.graph, frozenset())
     for function in proto.functions:
         _check_nodes(function.node, set(function.input), f"function {function.domain}::{function.name}")
     _check_calls(proto)
+
+
+def _check_text(message: Any) -> None:
+    """protobuf hands out a string field that is not UTF-8 as bytes, which no later code expects."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in value if field.is_repeated else (value,):
+            if field.type == field.TYPE_MESSAGE:
+                _check_text(item)
+            elif not isinstance(item, str):
+                raise GnOnnxError(
+                    f"{field.containing_type.name}.{field.name} {item[:40]!r} is not UTF-8 text"
+                )
 
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
@@ -61,20 +83,27 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
     count = math.prod(dims)
     if count > _MAX_ELEMENTS:
         raise GnOnnxError(f"{where} has {count} elements: the file is damaged")
-    bits = _BITS.get(tensor.data_type)
+    if tensor.data_type not in _TYPES:
+        if tensor.data_type in onnx.TensorProto.DataType.values() and tensor.data_type:
+            return  # newer than this table
+        raise GnOnnxError(f"{where} has the unknown element type {tensor.data_type}")
+    bits, field = _TYPES[tensor.data_type]
+    size = (count * bits + 7) // 8
     if external_data.is_external(tensor):
         length = external_data.reference(tensor).length
-        if bits and length is not None and length < (count * bits + 7) // 8:
-            raise GnOnnxError(
-                f"{where} needs {(count * bits + 7) // 8} bytes, its external data has {length}"
-            )
+        if not bits or (length is not None and length < size):
+            raise GnOnnxError(f"{where} needs {size} bytes, its external data has {length}")
     elif tensor.HasField("raw_data"):
-        if bits and len(tensor.raw_data) != (count * bits + 7) // 8:
-            raise GnOnnxError(
-                f"{where} needs {(count * bits + 7) // 8} bytes of data, it has {len(tensor.raw_data)}"
-            )
-    elif (field := _TYPED_FIELDS.get(tensor.data_type)) and len(getattr(tensor, field)) != count:
-        raise GnOnnxError(f"{where} needs {count} elements, it has {len(getattr(tensor, field))}")
+        if not bits or len(tensor.raw_data) != size:
+            raise GnOnnxError(f"{where} needs {size} bytes of data, it has {len(tensor.raw_data)}")
+    else:
+        needed = size if 0 < bits < 8 else 2 * count if "COMPLEX" in _name(tensor.data_type) else count
+        if len(getattr(tensor, field)) != needed:
+            raise GnOnnxError(f"{where} needs {needed} elements, it has {len(getattr(tensor, field))}")
+
+
+def _name(data_type: int) -> str:
+    return str(onnx.TensorProto.DataType.Name(data_type))
 
 
 def _check_graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,7 +20,9 @@ import onnx
 
 from gn_onnx import concrete_shapes, tolerances
 from gn_onnx.group_norm import DOMAIN
-from gn_onnx.subgraph import CannotEvaluate, Evaluator, Piece, Scope, cut_out, iterate, scopes
+from gn_onnx.scope import CannotEvaluate, Scope, iterate, scopes
+from gn_onnx.site_inputs import random_groups
+from gn_onnx.subgraph import Evaluator, Piece, cut_out
 
 _MAX_ELEMENTS = 1 << 25
 """Of x in one evaluation: 256 MB in float64."""
@@ -59,6 +62,8 @@ def check_sites(
     fused: onnx.ModelProto,
     *,
     input_shapes: Mapping[str, tuple[int, ...]],
+    folder: pathlib.Path | None = None,
+    fused_folder: pathlib.Path | None = None,
     seconds: float = 20.0,
     seed: int = 0,
 ) -> list[SiteCheck]:
@@ -68,6 +73,8 @@ def check_sites(
         original: The model before fusing.
         fused: The model after.
         input_shapes: A concrete shape for each graph input.
+        folder: Folder of the original's external data.
+        fused_folder: Folder of the fused model's, by default the same.
         seconds: Time to spend; sites that are left then are "not checked", unless they are small.
         seed: Of the random tensors.
 
@@ -76,8 +83,8 @@ def check_sites(
     """
     deadline = time.monotonic() + seconds
     shapes = concrete_shapes.concrete_shapes(original, input_shapes)
-    before = scopes(original, shapes)
-    after = scopes(fused, shapes)
+    before = scopes(original, shapes, folder)
+    after = scopes(fused, shapes, fused_folder or folder)
     types = concrete_shapes.element_types(original) | concrete_shapes.element_types(fused)
     evaluator = Evaluator()
     results = []
@@ -239,45 +246,6 @@ def _dtype(types: Mapping[str, int], names: Sequence[str]) -> np.dtype[np.generi
         if name in types:
             return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(types[name]))
     return np.dtype(np.float32)
-
-
-def random_groups(
-    shape: tuple[int, ...],
-    num_groups: int,
-    epsilon: float,
-    rng: np.random.Generator,
-    *,
-    first_kind: int = 0,
-    channels_last: bool = False,
-) -> np.ndarray:
-    """Random x whose groups are in turn ordinary, nearly constant and far from zero.
-
-    Args:
-        shape: [N, C, *spatial], or [N, *spatial, C] when `channels_last`.
-        num_groups: Where it does not divide C, every channel is a group.
-        epsilon: The nearly constant groups have a standard deviation of 0.3 to 3 times its root.
-        rng: Where the numbers come from.
-        first_kind: Kind of the first group.
-        channels_last: Where the channel axis lies.
-
-    Returns:
-        float64. Channels of a group differ in their means, so that a group of other channels is noticed.
-    """
-    planar = (shape[0], shape[-1], *shape[1:-1]) if channels_last else shape
-    channels = planar[1] if len(planar) > 1 else 1
-    if num_groups < 1 or channels % num_groups:
-        num_groups = channels
-    x = rng.standard_normal(planar)
-    if len(planar) > 1:
-        x += rng.standard_normal((planar[0], channels, *(1,) * (len(planar) - 2))) * 0.5
-    view = x.reshape(planar[0] * num_groups, -1)
-    kind = (np.arange(view.shape[0]) + first_kind) % 3
-    small = math.sqrt(max(epsilon, 1e-12))
-    std = np.where(kind == 1, small * rng.uniform(0.3, 3, kind.shape), 1.0)
-    mean = np.select([kind == 1, kind == 2], [0.01, 1e4], rng.standard_normal(kind.shape))
-    view *= std[:, None]
-    view += mean[:, None]
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if channels_last else x
 
 
 def _largest_difference(expected: np.ndarray, actual: np.ndarray, axis: int) -> tuple[float, tuple[int, ...]]:

@@ -1,7 +1,6 @@
 """Cut the few nodes between two values out of a model, and evaluate them in float64.
 
-Two graphs with the same node names in different places (branches of an If, functions) are kept apart by
-`Scope`. Shapes are concrete here: `Shape` nodes become constants, so that a piece never reaches back through
+Shapes are concrete here: `Shape` nodes become constants, so that a piece never reaches back through
 the network for a size. Imports: numpy, onnx.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,124 +18,15 @@ from onnx.reference import ReferenceEvaluator
 
 from gn_onnx import model_checks
 from gn_onnx.float64 import GROUP_NORM_OPS, to_float64
+from gn_onnx.scope import CannotEvaluate, Scope
 
 _MAX_NODES = 400
-_RANDOM = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-}
 
 # The reference evaluator runs whatever the graph says in numpy; all of numpy's and Python's complaints may come out.
 EVALUATION_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError, RuntimeError,
     TypeError, ValueError,
 )  # fmt: skip
-
-
-class CannotEvaluate(Exception):
-    """The piece cannot be cut out or run; the message says why."""
-
-
-class Scope:
-    """One graph or function body: which node computes a name, which names are constant.
-
-    Args:
-        nodes: The nodes, in order.
-        constants: Initializers that no caller can replace.
-        open_names: Inputs: whatever the caller feeds.
-        parent: The scope around it, for subgraphs.
-        shapes: Concrete shape by value name, where known.
-    """
-
-    def __init__(
-        self,
-        nodes: Sequence[onnx.NodeProto],
-        constants: Mapping[str, onnx.TensorProto],
-        open_names: Iterable[str],
-        parent: Scope | None,
-        shapes: Mapping[str, tuple[int, ...]],
-    ) -> None:
-        self.nodes = nodes
-        self.constants = constants
-        self.parent = parent
-        self.shapes = shapes
-        self.producer = {name: index for index, node in enumerate(nodes) for name in node.output if name}
-        self.varying = set(open_names)
-        for node in nodes:
-            is_size = node.op_type == "Shape" and node.input[0] in shapes
-            if not is_size and (node.op_type in _RANDOM or any(map(self.varies, model_checks.uses(node)))):
-                self.varying.update(node.output)
-
-    def varies(self, name: str) -> bool:
-        """Whether the value depends on what the caller feeds."""
-        if name in self.producer or name in self.constants or name in self.varying:
-            return name in self.varying
-        return self.parent is None or self.parent.varies(name)
-
-    def home(self, name: str) -> Scope:
-        """The scope, this one or one around it, that computes or holds the name."""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.producer or name in scope.constants:
-                return scope
-            scope = scope.parent
-        return self
-
-    def defines(self, name: str) -> bool:
-        home = self.home(name)
-        return name in home.producer or name in home.constants or name in home.varying
-
-    def depends(self, name: str, x: str, memo: dict[str, bool]) -> bool:
-        """Whether `name` is computed from `x`. Nodes before the one that computes x are not looked at."""
-        first = self.producer.get(x, -1)
-        pending = [name]
-        while pending:
-            top = pending[-1]
-            if top in memo:
-                pending.pop()
-                continue
-            home = self.home(top)
-            index = home.producer.get(top)
-            if top == x or index is None or (home is self and index <= first):
-                memo[top] = top == x
-                continue
-            inputs = model_checks.uses(home.nodes[index])
-            unknown = [value for value in inputs if value not in memo]
-            if unknown:
-                pending.extend(unknown)
-                continue
-            memo[top] = any(memo[value] for value in inputs)
-        return memo[name]
-
-
-def scopes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, ...], Scope]:
-    """All graphs and functions by a key that survives a rewrite: the names of values and attributes on the way in."""
-    found: dict[tuple[str, ...], Scope] = {}
-
-    def add_graph(graph: onnx.GraphProto, key: tuple[str, ...], parent: Scope | None) -> None:
-        inputs = {value.name for value in graph.input}
-        constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
-        scope = Scope(graph.node, constants, inputs, parent, shapes)
-        found[key] = scope
-        add_subgraphs(graph.node, key, scope)
-
-    def add_subgraphs(nodes: Iterable[onnx.NodeProto], key: tuple[str, ...], scope: Scope) -> None:
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    add_graph(attribute.g, (*key, *node.output[:1], attribute.name), scope)
-
-    add_graph(proto.graph, (), None)
-    for function in proto.functions:
-        key = ("function", function.domain, function.name)
-        # Value names in a function say nothing about shapes: it may be called with several.
-        found[key] = Scope(function.node, {}, function.input, None, {})
-        add_subgraphs(function.node, key, found[key])
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +67,7 @@ def cut_out(scope: Scope, output: str, is_leaf: Callable[[str], bool], proto: on
         if is_leaf(name):
             leaves[name] = None
         elif name in home.constants:
-            constants[name] = _array(home.constants[name])
+            constants[name] = home.array(name)
         elif name not in home.producer:
             raise CannotEvaluate(f"depends on {name!r}, which is not part of it")
         else:
@@ -204,12 +94,6 @@ def _unique(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
 def _shape_constant(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
     return np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
-
-
-def _array(tensor: onnx.TensorProto) -> np.ndarray:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise CannotEvaluate(f"constant {tensor.name!r} lies in external data that is not loaded")
-    return numpy_helper.to_array(tensor)
 
 
 def _piece(
@@ -296,11 +180,3 @@ class Evaluator:
         except EVALUATION_ERRORS as error:
             raise CannotEvaluate(f"{type(error).__name__}: {str(error)[:200]}") from error
         return np.asarray(result[0], np.float64)
-
-
-def iterate(
-    found: Mapping[tuple[str, ...], Scope],
-) -> Iterator[tuple[tuple[str, ...], Scope, onnx.NodeProto]]:
-    for key, scope in found.items():
-        for node in scope.nodes:
-            yield key, scope, node

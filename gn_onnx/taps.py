@@ -15,8 +15,9 @@ import onnx
 
 from gn_onnx import concrete_shapes, model_checks, ort_runner, tolerances
 from gn_onnx.comparison import Comparison, compare
+from gn_onnx.scope import CannotEvaluate
 from gn_onnx.site_check import Site
-from gn_onnx.subgraph import CannotEvaluate, Evaluator, Piece
+from gn_onnx.subgraph import Evaluator, Piece
 
 _MAX_BYTES_PER_RUN = 1 << 28
 

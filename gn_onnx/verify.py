@@ -104,7 +104,7 @@ def verify(
     """
     start = time.monotonic()
     concrete = inputs.input_shapes(original, shapes)
-    sites = tuple(check_sites(original, fused, input_shapes=concrete, seconds=seconds / 2))
+    sites = tuple(check_sites(original, fused, input_shapes=concrete, folder=folder, seconds=seconds / 2))
     found = _Findings()
     for site in sites:
         if site.status == "different":

@@ -8,7 +8,7 @@ import pytest
 from hand_models import detector, fused_detector, group_norm_body
 from onnx import TensorProto, helper, numpy_helper
 
-from gn_onnx import float64, inputs, site_check, verify
+from gn_onnx import float64, inputs, site_inputs, verify
 
 
 def naive_variance_model() -> onnx.ModelProto:
@@ -124,7 +124,7 @@ def test_a_model_that_onnx_runtime_cannot_run_is_checked_by_its_sites() -> None:
 
 
 def test_random_groups_hold_the_three_kinds() -> None:
-    x = site_check.random_groups((2, 6, 50, 50), 3, 1e-5, np.random.default_rng(0)).reshape(6, -1)
+    x = site_inputs.random_groups((2, 6, 50, 50), 3, 1e-5, np.random.default_rng(0)).reshape(6, -1)
     assert np.all(x[1::3].std(axis=1) < 0.02)
     assert np.all(np.abs(x[2::3].mean(axis=1)) > 9e3)
 
