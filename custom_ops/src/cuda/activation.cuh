@@ -1,8 +1,11 @@
 // The activations that may follow the affine step, in float. NaN in, NaN out.
+//
+// Chosen at run time, once per vector: the branch is the same for all threads and costs nothing beside the memory
+// accesses, and there are five times fewer kernels to build.
 #pragma once
 
-#include "element.cuh"
 #include "gn/group_norm.h"
+#include "pack.cuh"
 
 namespace gn::cuda {
 
@@ -16,19 +19,32 @@ GN_DEVICE float silu<float>(float v) {
   return v / (1.0F + exponential(-v));
 }
 
-template <Activation kActivation, typename T>
-GN_DEVICE float activate(float v, float alpha) {
-  if constexpr (kActivation == Activation::kRelu) {
-    return v < 0.0F ? 0.0F : v;  // a comparison with NaN is false, so NaN passes
-  } else if constexpr (kActivation == Activation::kSilu) {
-    return silu<T>(v);
-  } else if constexpr (kActivation == Activation::kHardSwish) {
-    const float gate = v * (1.0F / 6.0F) + 0.5F;
-    return v * (gate < 0.0F ? 0.0F : (gate > 1.0F ? 1.0F : gate));
-  } else if constexpr (kActivation == Activation::kLeakyRelu) {
-    return v < 0.0F ? alpha * v : v;
-  } else {
-    return v;
+GN_DEVICE float hard_swish(float v) {
+  const float gate = v * (1.0F / 6.0F) + 0.5F;
+  return v * (gate < 0.0F ? 0.0F : (gate > 1.0F ? 1.0F : gate));
+}
+
+template <typename T, int kVector>
+GN_DEVICE void activate(Activation activation, float alpha, Floats<kVector>& floats) {
+  switch (activation) {
+    case Activation::kNone:
+      return;
+    case Activation::kRelu:
+#pragma unroll
+      for (float& v : floats.value) v = v < 0.0F ? 0.0F : v;  // a comparison with NaN is false, so NaN passes
+      return;
+    case Activation::kSilu:
+#pragma unroll
+      for (float& v : floats.value) v = silu<T>(v);
+      return;
+    case Activation::kHardSwish:
+#pragma unroll
+      for (float& v : floats.value) v = hard_swish(v);
+      return;
+    case Activation::kLeakyRelu:
+#pragma unroll
+      for (float& v : floats.value) v = v < 0.0F ? alpha * v : v;
+      return;
   }
 }
 

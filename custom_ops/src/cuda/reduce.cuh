@@ -5,7 +5,10 @@
 
 namespace gn::cuda {
 
-constexpr int kMaxWarps = 32;
+struct Sums {
+  float first;
+  float second;
+};
 
 // Every lane gets the sum: a butterfly adds the same pairs in every lane.
 GN_DEVICE float warp_sum(float value) {
@@ -14,17 +17,51 @@ GN_DEVICE float warp_sum(float value) {
   return value;
 }
 
-// Every thread gets the sum. `scratch` [kMaxWarps] is shared and may be used again right after the return.
-GN_DEVICE float block_sum(float value, float* scratch) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int warps = static_cast<int>(blockDim.x) / kWarpSize;
-  value = warp_sum(value);
-  if (lane == 0) scratch[warp] = value;
-  block_barrier();
-  value = warp_sum(lane < warps ? scratch[lane] : 0.0F);
-  block_barrier();
-  return value;
-}
+// One group per warp.
+struct WarpReducer {
+  GN_DEVICE float operator()(float value) { return warp_sum(value); }
+  GN_DEVICE Sums operator()(Sums sums) { return {warp_sum(sums.first), warp_sum(sums.second)}; }
+};
+
+// One group per block of whole warps. `area` [2][2][32] floats of shared memory: consecutive calls alternate between
+// two areas, so that the one barrier of the next call is what protects this call's reads.
+class BlockReducer {
+ public:
+  GN_DEVICE explicit BlockReducer(void* shared) : area(static_cast<float*>(shared)) {}
+
+  GN_DEVICE float operator()(float value) {
+    float* partial = next_area();
+    value = warp_sum(value);
+    if (lane() == 0) partial[warp()] = value;
+    block_barrier();
+    return warp_sum(lane() < warps() ? partial[lane()] : 0.0F);
+  }
+
+  GN_DEVICE Sums operator()(Sums sums) {
+    float* first = next_area();
+    float* second = first + kWarpSize;
+    sums = WarpReducer{}(sums);
+    if (lane() == 0) {
+      first[warp()] = sums.first;
+      second[warp()] = sums.second;
+    }
+    block_barrier();
+    return WarpReducer{}({lane() < warps() ? first[lane()] : 0.0F, lane() < warps() ? second[lane()] : 0.0F});
+  }
+
+ private:
+  GN_DEVICE static int lane() { return static_cast<int>(threadIdx.x) % kWarpSize; }
+  GN_DEVICE static int warp() { return static_cast<int>(threadIdx.x) / kWarpSize; }
+  GN_DEVICE static int warps() { return static_cast<int>(blockDim.x) / kWarpSize; }
+
+  GN_DEVICE float* next_area() {
+    float* next = area + turn * 2 * kWarpSize;
+    turn ^= 1;
+    return next;
+  }
+
+  float* area;
+  int turn = 0;
+};
 
 }  // namespace gn::cuda

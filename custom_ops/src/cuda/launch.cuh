@@ -1,0 +1,83 @@
+// Puts one kernel on a stream, or, under emulation, runs it.
+#pragma once
+
+#include "gn/group_norm_cuda.h"
+#ifdef GN_EMULATE
+#include "emu/emulator.h"
+#else
+#include <cuda_runtime.h>
+
+#include <array>
+#include <atomic>
+#endif
+
+namespace gn::cuda {
+
+struct LaunchShape {
+  std::int64_t blocks = 0;
+  int threads = 0;
+  int cluster = 1;
+  std::int64_t shared_bytes = 0;
+  bool overlaps_previous = false;  // may start before the stream's previous launch has ended: the kernel waits for it
+};
+
+#ifdef GN_EMULATE
+
+template <auto kKernel, typename Params>
+CudaError launch(const Params& params, const LaunchShape& shape, void* /*stream*/) {
+  emulation::run({shape.blocks, shape.threads, shape.cluster, static_cast<std::size_t>(shape.shared_bytes),
+                  emulation::backwards()},
+                 [&params] { kKernel(params); });
+  return 0;
+}
+
+#else
+
+// Lets the kernel use all the shared memory that a block may have, and clusters of more than 8 blocks. Once per kernel
+// and device; doing it twice at once is harmless.
+template <auto kKernel>
+cudaError_t prepare() {
+  constexpr int kMaxDevices = 64;
+  static std::array<std::atomic<bool>, kMaxDevices> prepared{};
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const bool known = device >= 0 && device < kMaxDevices;
+  if (known && prepared[static_cast<std::size_t>(device)].load(std::memory_order_acquire)) return cudaSuccess;
+  int shared = 0;
+  int major = 0;
+  cudaError_t error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (error == cudaSuccess && major >= 9) {
+    error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  if (error == cudaSuccess && known) prepared[static_cast<std::size_t>(device)].store(true, std::memory_order_release);
+  return error;
+}
+
+template <auto kKernel, typename Params>
+CudaError launch(const Params& params, const LaunchShape& shape, void* stream) {
+  if (const cudaError_t error = prepare<kKernel>(); error != cudaSuccess) return error;
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = attributes.data();
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+  }
+  if (shape.overlaps_previous) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  return cudaLaunchKernelEx(&config, kKernel, params);
+}
+
+#endif
+
+}  // namespace gn::cuda
