@@ -79,6 +79,7 @@ class GroupNorm:
         alpha: Slope of leaky_relu, else 0.
         core: Op type of the node whose result fixed the statistics (for reports), e.g. "InstanceNormalization".
         native: The value is already computed by one GroupNormalization node (ONNX's or a contrib one).
+        shaped_like_x: Values on the way that have x's shape: what asks one of them for it can ask x.
         node_names: Names of the nodes between x and output, in graph order (for reports).
     """
 
@@ -97,6 +98,7 @@ class GroupNorm:
     alpha: float = 0.0
     core: str = ""
     native: bool = False
+    shaped_like_x: tuple[ir.Value, ...] = ()
     node_names: tuple[str, ...] = ()
 
     @property

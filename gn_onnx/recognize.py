@@ -311,6 +311,7 @@ class _Walk:
             channels_last=answer.channel_axis == rank - 1 and rank > 2,
             core=core.op_type,
             native=len(nodes) == 1 and nodes[0].op_type in _NATIVE,
+            shaped_like_x=tuple(v for v in self.evaluation.facts if self._has_shape_of_x(v, nodes)),
             node_names=tuple(n.name or "" for n in nodes),
         )
         left_alone = None
@@ -319,6 +320,9 @@ class _Walk:
         elif self._is_layer_norm(answer, nodes, rank):
             left_alone = "a LayerNorm: the statistics of each position, over the last axis"
         return _Site(group_norm, frozenset(nodes), left_alone)
+
+    def _has_shape_of_x(self, value: ir.Value, nodes: list[ir.Node]) -> bool:
+        return value.producer() in nodes and self.evaluation.facts[value].dims == self.evaluation.dims
 
     def _x_shape(self, value: ir.Value) -> tuple[int, ...] | None:
         """What x has to be reshaped to first (0: as it is, -1: the rest); None where the output has x's own shape."""
