@@ -27,7 +27,8 @@ class Namer:
 
     def __init__(self, model: ir.Model) -> None:
         self._taken: set[str] = set()
-        for container in (model.graph, *model.functions.values()):
+        containers: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        for container in containers:
             graphs: list[ir.Graph | ir.Function] = [container, *container.subgraphs()]
             for graph in graphs:
                 self._taken.update(value.name or "" for value in graph.inputs)
@@ -68,7 +69,8 @@ class Constants:
 
     def _index(self, graph: ir.Graph) -> dict[tuple[ir.DataType, bytes], ir.Value]:
         if graph not in self._known:
-            self._known[graph] = known = {}
+            known: dict[tuple[ir.DataType, bytes], ir.Value] = {}
+            self._known[graph] = known
             for value in graph.initializers.values():
                 tensor = value.const_value
                 if tensor is None or value.is_graph_input() or len(tensor.shape) != 1:

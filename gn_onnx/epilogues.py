@@ -225,9 +225,10 @@ def _product_over_six(view: ModelView, y: ir.Value, gate: ir.Value) -> ir.Value 
         if _other(product, gate) is y:
             return _sixth(view, product.outputs[0])
     sixth = _sixth(view, gate)
-    for product in _users(sixth, "Mul") if sixth is not None else ():
-        if _other(product, sixth) is y:
-            return product.outputs[0]
+    if sixth is not None:
+        for product in _users(sixth, "Mul"):
+            if _other(product, sixth) is y:
+                return product.outputs[0]
     return None
 
 

@@ -123,7 +123,7 @@ def function_body(activation: str, *, channels_last: bool, dtypes: frozenset[ir.
     proto.attribute.extend(["num_groups", "epsilon", "stash_type", *(["alpha"] if activation == "leaky_relu" else [])])
     proto.node.extend(body.nodes)
     proto.opset_import.append(helper.make_opsetid("", opset))
-    return ir.from_proto(proto)
+    return ir.serde.deserialize_function(proto)
 
 
 def _by_means(body: _Body, grouped: str) -> str:

@@ -9,6 +9,7 @@ from typing import Generic, Literal, TypeVar, cast
 import onnx
 import onnx_ir as ir
 
+from gn_onnx import model_io
 from gn_onnx.epilogues import with_epilogues
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.group_norm import GroupNorm, Rejection
@@ -84,25 +85,22 @@ def fuse(model: ModelLike, *, target: Target = "plugin", activations: bool = Tru
         GnOnnxError: When the model cannot be read, or cannot be brought to the opset that `target` needs.
     """
     fuser = FuseGroupNorm(target, activations=activations)
+    result: object
     if isinstance(model, onnx.ModelProto):
-        fused = fuser(ir.from_proto(model)).model
-        return FusionResult(cast("ModelLike", ir.to_proto(fused)), fuser.fused, fuser.rejected)
-    if isinstance(model, ir.Model):
-        fused = fuser(model.clone()).model
+        result = model_io.to_proto(fuser(model_io.to_ir(model)).model, like=model)
+    elif isinstance(model, ir.Model):
+        result = fuser(model.clone()).model
     else:
-        from gn_onnx.model_io import load
-
-        fused = fuser(load(model)).model
-    return FusionResult(cast("ModelLike", fused), fuser.fused, fuser.rejected)
+        result = fuser(model_io.load_model(model)).model
+    return FusionResult(cast("ModelLike", result), fuser.fused, fuser.rejected)
 
 
 def find_group_norms(model: ir.Model | onnx.ModelProto | str | os.PathLike[str]) -> list[GroupNorm | Rejection]:
     """What `fuse` would fuse, and what it would reject and why; nothing is changed."""
     if isinstance(model, onnx.ModelProto):
-        model = ir.from_proto(model)
-    elif not isinstance(model, ir.Model):
-        from gn_onnx.model_io import load
-
-        model = load(model)
-    found, rejected = recognize(model)
+        found, rejected = recognize(model_io.to_ir(model))
+    elif isinstance(model, ir.Model):
+        found, rejected = recognize(model)
+    else:
+        found, rejected = recognize(model_io.load_model(model))
     return [*found, *rejected]

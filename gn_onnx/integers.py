@@ -247,7 +247,7 @@ def _one_hot(context: Context, node: ir.Node) -> np.ndarray:
     hot = np.expand_dims(indices % depth, axis if axis >= 0 else indices.ndim + 1 + axis)
     shape = [1] * hot.ndim
     shape[axis] = depth
-    return np.where(hot == np.arange(depth).reshape(shape), on, off)
+    return np.asarray(np.where(hot == np.arange(depth).reshape(shape), on, off), dtype=object)
 
 
 def _filled(context: Context, node: ir.Node) -> np.ndarray:

@@ -131,18 +131,19 @@ def _statistics(evaluation: Evaluation, index: int) -> tuple[frozenset[Atom], fl
     algebra = evaluation.algebra
     poly = dict(algebra.roots[index])
     epsilon = poly.pop(UNIT, Coefficient(np.zeros(())))
-    squares = [m for m in poly if len(m) == 1 and next(iter(m)) == (_second(m), 1)]
+    squares = {m: moment for m in poly if (moment := _mean_of_squares(m)) is not None}
     if len(squares) != 1:
         raise Mismatch(f"the root is of {algebra.show(algebra.roots[index])}, not of a variance")
-    atoms = next(iter(squares[0]))[0].atoms  # type: ignore[union-attr]
+    ((square, moment),) = squares.items()
+    atoms = moment.atoms
     mean_square: Monomial = frozenset({(Moment(1, atoms), 2)})
-    if set(poly) != {squares[0], mean_square}:
-        if set(poly) == {squares[0]}:
+    if set(poly) != {square, mean_square}:
+        if set(poly) == {square}:
             raise Mismatch("the mean is not subtracted in the variance: an RMS or filter response normalisation")
         if any(isinstance(f, Tensor) for m in poly for f, _ in m):
             raise Mismatch("the variance involves another tensor")
         raise Mismatch("mean and variance are taken over different axes")
-    second, first = poly[squares[0]], poly[mean_square]
+    second, first = poly[square], poly[mean_square]
     if (second + first).magnitude() > algebra.tolerance * second.magnitude():
         raise Mismatch(f"the root is of {algebra.show(algebra.roots[index])}, not of a variance")
     count = product(atom.size for atom in atoms)
@@ -159,10 +160,12 @@ def _statistics(evaluation: Evaluation, index: int) -> tuple[frozenset[Atom], fl
     return atoms, value
 
 
-def _second(monomial: Monomial) -> object:
-    """The factor of a one-factor monomial, if it is a mean of squares."""
-    factor = next(iter(monomial))[0]
-    return factor if isinstance(factor, Moment) and factor.power == 2 else None
+def _mean_of_squares(monomial: Monomial) -> Moment | None:
+    """The moment, where the monomial is E[x^2] and nothing else."""
+    if len(monomial) != 1:
+        return None
+    ((factor, exponent),) = monomial
+    return factor if isinstance(factor, Moment) and factor.power == 2 and exponent == 1 else None
 
 
 def _other_divisor(weight: float, count: Size) -> str:

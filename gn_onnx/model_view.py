@@ -74,7 +74,10 @@ class ModelView:
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.size > MAX_CONSTANT_ELEMENTS:
             return None
-        return np.asarray(tensor.numpy())
+        try:
+            return np.asarray(tensor.numpy())
+        except (OSError, ValueError):  # external data that is not there: then it is a tensor like any other
+            return None
 
     def folded(self, value: ir.Value, depth: int = 0) -> np.ndarray | None:
         """Like `constant`, and also computes a node whose inputs are all constant (small ones only)."""
@@ -102,7 +105,7 @@ class ModelView:
             return own
         tensor = value.const_value
         if tensor is not None:
-            return tuple(Size.of(int(d)) for d in tensor.shape)
+            return tuple(Size.of(d) for d in tensor.shape if isinstance(d, int))
         found = self._infer(value)
         inferred = found.sizes if found is not None else None
         if own is None or inferred is None or len(own) != len(inferred):

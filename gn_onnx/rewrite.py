@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import onnx_ir as ir
 
@@ -108,7 +109,7 @@ def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, targe
     axis = -1 if plugin and group_norm.channels_last else 1
     scale = builder.per_channel(group_norm.scale, group_norm.num_channels, x, axis, "scale")
     bias = builder.per_channel(group_norm.bias, group_norm.num_channels, x, axis, "bias")
-    attributes: dict[str, int | float] = {
+    attributes: dict[str, Any] = {
         "num_groups": group_norm.num_groups,
         "epsilon": float(group_norm.epsilon),
         "stash_type": group_norm.stash_type,
@@ -177,7 +178,8 @@ def _declare(model: ir.Model, opset: int) -> None:
     model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     types: dict[str, set[ir.DataType]] = {}
-    for container in (model.graph, *model.functions.values()):
+    containers: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for container in containers:
         for node in container.all_nodes():
             if node.domain == DOMAIN and node.op_type in _PLUGIN_OPS:
                 dtype = node.outputs[0].dtype or (node.inputs[0].dtype if node.inputs[0] is not None else None)

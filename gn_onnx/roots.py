@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -72,7 +72,7 @@ def _functions_with_statistics(view: ModelView) -> set[ir.OperatorIdentifier]:
 
 
 def _candidates(
-    view: ModelView, seed: ir.Node, inputs: tuple[ir.Value | None, ...] | list[ir.Value | None]
+    view: ModelView, seed: ir.Node, inputs: Sequence[ir.Value | None]
 ) -> Iterator[tuple[ir.Value, tuple[ir.Node, ...]]]:
     for value in inputs:
         if value is None or view.constant(value) is not None:

@@ -125,7 +125,8 @@ def _clip(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 
 
 def _bound(evaluation: Evaluation, node: ir.Node, index: int, depth: int) -> float:
-    array = None if node.inputs[index] is None else evaluation.view.folded(node.inputs[index])  # may be infinite
+    value = node.inputs[index]
+    array = None if value is None else evaluation.view.folded(value)  # may be infinite
     if array is not None and array.size == 1:
         return float(array.ravel()[0])
     number = scalar_constant(evaluation, node, index, depth)
