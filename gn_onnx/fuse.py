@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import onnx
 import onnx_ir as ir
@@ -85,14 +85,14 @@ def fuse(model: ModelLike, *, target: Target = "plugin", activations: bool = Tru
         GnOnnxError: When the model cannot be read, or cannot be brought to the opset that `target` needs.
     """
     fuser = FuseGroupNorm(target, activations=activations)
-    result: object
+    result: ir.Model | onnx.ModelProto
     if isinstance(model, onnx.ModelProto):
         result = model_io.to_proto(fuser(model_io.to_ir(model)).model, like=model)
     elif isinstance(model, ir.Model):
         result = fuser(model.clone()).model
     else:
         result = fuser(model_io.load_model(model)).model
-    return FusionResult(cast("ModelLike", result), fuser.fused, fuser.rejected)
+    return FusionResult(cast("Any", result), fuser.fused, fuser.rejected)
 
 
 def find_group_norms(model: ir.Model | onnx.ModelProto | str | os.PathLike[str]) -> list[GroupNorm | Rejection]:

@@ -41,7 +41,8 @@ class ModelView:
         self._imports: dict[ir.Node, Mapping[str, int]] = {}
         self._constants: dict[ir.Value, np.ndarray | None] = {}
         self._inferred: dict[str, Inferred] | None = None
-        for container in (model.graph, *model.functions.values()):
+        roots: list[Container] = [model.graph, *model.functions.values()]
+        for container in roots:
             self._add(container, container.opset_imports)
 
     def _add(self, container: Container, imports: Mapping[str, int]) -> None:

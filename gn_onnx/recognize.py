@@ -50,12 +50,15 @@ def recognize(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
 def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], list[Rejection]]:
     sites: dict[ir.Value, GroupNorm] = {}
     covered: set[ir.Node] = set()
+    ends: set[ir.Value] = set()
     refused: dict[ir.Node, Rejection] = {}
     for seed in find_seeds(view, container):
         if seed.node in covered:
             continue
         refusals: list[_Refusal] = []
         for root, path in seed.candidates:
+            if root.producer() in covered and root not in ends:
+                continue  # inside another GroupNorm, gone once that is one node
             walk = _walk(view, root, path, only=len(seed.candidates) == 1)
             if isinstance(walk, _Refusal):
                 refusals.append(walk)
@@ -64,6 +67,7 @@ def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], lis
                 if site.nodes & covered and seed.node not in site.nodes:
                     continue
                 covered |= site.nodes
+                ends.add(site.group_norm.output)
                 if site.left_alone is None:
                     sites.setdefault(site.group_norm.output, site.group_norm)
                 elif site.left_alone:
