@@ -10,6 +10,8 @@ from onnx import shape_inference
 
 from gn_onnx import external_data, model_checks
 
+_SHAPE_PRESERVING = {"SkipGroupNorm", "QuickGelu", "FastGelu", "BiasGelu"}
+
 _MAX_CARRIED_ELEMENTS = 64
 """Initializers up to this size travel along with their values: shapes, axes and repeats are among them."""
 
@@ -28,7 +30,7 @@ def concrete_shapes(
     skeleton.functions.extend(proto.functions)
     graph = skeleton.graph
     graph.name = "skeleton"
-    graph.node.extend(proto.graph.node)
+    graph.node.extend(map(_known_to_inference, proto.graph.node))
     shapes: dict[str, tuple[int, ...]] = {}
     for value in proto.graph.input:
         graph.input.append(value)
@@ -52,6 +54,25 @@ def concrete_shapes(
         return shapes | dict(input_shapes)  # odd models: the other shapes are then simply not known
     _collect(inferred.graph, shapes)
     return shapes
+
+
+def _known_to_inference(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node, or one of the same shapes where ONNX's inference knows nothing of the operator.
+
+    It has no inference for its own GroupNormalization, and none for what ONNX Runtime's optimiser writes.
+    """
+    if node.op_type in _SHAPE_PRESERVING or node.op_type.startswith("GroupNorm"):
+        return onnx.helper.make_node("Identity", node.input[:1], node.output[:1])
+    if (node.domain, node.op_type) == ("com.microsoft", "FusedConv"):
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.op_type, copy.domain = "Conv", ""
+        del copy.input[3:]
+        kept = [a for a in node.attribute if not a.name.startswith("activation")]
+        del copy.attribute[:]
+        copy.attribute.extend(kept)
+        return copy
+    return node
 
 
 def element_types(proto: onnx.ModelProto) -> dict[str, int]:

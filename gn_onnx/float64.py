@@ -93,7 +93,29 @@ def _operator(name: str, domain: str, activation: str, channels_last: bool) -> t
     return type(name, (OpRun,), {"op_domain": domain, "_run": run})
 
 
+def _contrib_run(self: OpRun, x: Array, scale: Array, bias: Array, **_: Any) -> tuple[Array]:
+    values = {attribute.name: attribute for attribute in self.onnx_node.attribute}
+    channels_last = values["channels_last"].i if "channels_last" in values else 1
+    y = group_norm(
+        x, scale, bias,
+        num_groups=values["groups"].i,
+        epsilon=values["epsilon"].f if "epsilon" in values else 1e-5,
+        channels_last=bool(channels_last),
+        activation="silu" if values["activation"].i else "none",
+    )  # fmt: skip
+    return (y,)
+
+
+def _quick_gelu(self: OpRun, x: Array, **_: Any) -> tuple[Array]:
+    values = {attribute.name: attribute.f for attribute in self.onnx_node.attribute}
+    return (x / (1 + np.exp(-values.get("alpha", 1.702) * x)),)
+
+
+_Contrib = type("GroupNorm", (OpRun,), {"op_domain": "com.microsoft", "_run": _contrib_run})
+
 GROUP_NORM_OPS = (
+    _Contrib,
+    type("QuickGelu", (OpRun,), {"op_domain": "com.microsoft", "_run": _quick_gelu}),
     _operator(OP_TYPE, "", "none", False),
     *(
         _operator(op_type(a, channels_last=last), DOMAIN, a, last)
@@ -101,7 +123,7 @@ GROUP_NORM_OPS = (
         for last in (False, True)
     ),
 )
-"""Our operators and ONNX's for `onnx.reference.ReferenceEvaluator`, in float64."""
+"""Our operators, ONNX's and ONNX Runtime's for `onnx.reference.ReferenceEvaluator`, in float64."""
 
 
 def to_float64(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -79,7 +79,7 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return proto
 
 
-def load(path: str | os.PathLike[str]) -> ir.Model:
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """Read and check a model as ONNX IR; its external tensors are mapped from disk when they are used.
 
     Raises:

@@ -64,6 +64,7 @@ def check_sites(
     input_shapes: Mapping[str, tuple[int, ...]],
     folder: pathlib.Path | None = None,
     fused_folder: pathlib.Path | None = None,
+    known_shapes: Mapping[str, tuple[int, ...]] | None = None,
     seconds: float = 20.0,
     seed: int = 0,
 ) -> list[SiteCheck]:
@@ -75,6 +76,7 @@ def check_sites(
         input_shapes: A concrete shape for each graph input.
         folder: Folder of the original's external data.
         fused_folder: Folder of the fused model's, by default the same.
+        known_shapes: Shapes of values that inference does not find, by name.
         seconds: Time to spend; sites that are left then are "not checked", unless they are small.
         seed: Of the random tensors.
 
@@ -82,7 +84,7 @@ def check_sites(
         One record per fused node, in graph order.
     """
     deadline = time.monotonic() + seconds
-    shapes = concrete_shapes.concrete_shapes(original, input_shapes)
+    shapes = concrete_shapes.concrete_shapes(original, input_shapes) | dict(known_shapes or {})
     before = scopes(original, shapes, folder)
     after = scopes(fused, shapes, fused_folder or folder)
     types = concrete_shapes.element_types(original) | concrete_shapes.element_types(fused)

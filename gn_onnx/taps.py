@@ -15,6 +15,7 @@ import onnx
 
 from gn_onnx import concrete_shapes, model_checks, ort_runner, tolerances
 from gn_onnx.comparison import Comparison, compare
+from gn_onnx.errors import GnOnnxError
 from gn_onnx.scope import CannotEvaluate
 from gn_onnx.site_check import Site
 from gn_onnx.subgraph import Evaluator, Piece
@@ -44,6 +45,31 @@ def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
         if name not in present:
             copy.graph.output.append(onnx.ValueInfoProto(name=name))
     return copy
+
+
+def measured_shapes(
+    proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray], options: ort_runner.Options
+) -> dict[str, tuple[int, ...]]:
+    """Shapes that inference does not find, by running the model: operators of ONNX Runtime's own hide them.
+
+    Empty where inference finds all, or where the model does not run.
+    """
+    known = concrete_shapes.concrete_shapes(proto, {name: array.shape for name, array in feeds.items()})
+    missing = [name for node in proto.graph.node for name in node.output if name and name not in known]
+    if not missing:
+        return {}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    prefix = "gn_onnx shape of "
+    for name in missing:
+        copy.graph.node.append(onnx.helper.make_node("Shape", [name], [prefix + name]))
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=prefix + name) for name in missing)
+    try:
+        found = ort_runner.Session(copy, options).run(feeds)
+    except GnOnnxError:
+        return {}
+    return {name.removeprefix(prefix): tuple(map(int, shape)) for name, shape in found.items()}
 
 
 def site_numerics(

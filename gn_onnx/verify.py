@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from gn_onnx import external_data, inputs, ort_runner, taps, whole_float64
+from gn_onnx import external_data, inputs, model_checks, ort_runner, taps, whole_float64
 from gn_onnx.comparison import Comparison
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.parity import compare_outputs
@@ -104,7 +104,16 @@ def verify(
     """
     start = time.monotonic()
     concrete = inputs.input_shapes(original, shapes)
-    sites = tuple(check_sites(original, fused, input_shapes=concrete, folder=folder, seconds=seconds / 2))
+    runs = ort_runner.is_installed() and _size(original) <= _MAX_BYTES_END_TO_END
+    measured = {}
+    if runs:
+        feeds = inputs.make_inputs(original, "ordinary", shapes=shapes)
+        measured = taps.measured_shapes(original, feeds, ort_runner.Options(data_folder=folder))
+    sites = tuple(
+        check_sites(
+            original, fused, input_shapes=concrete, folder=folder, known_shapes=measured, seconds=seconds / 2
+        )
+    )
     found = _Findings()
     for site in sites:
         if site.status == "different":
@@ -117,10 +126,14 @@ def verify(
         found.notes.append(
             f"{len(unchecked)} of {len(sites)} sites not checked one by one, first: {unchecked[0].name}: {unchecked[0].reason}"
         )
+    try:
+        model_checks.check(fused)
+    except GnOnnxError as error:
+        found.refusals.append(str(error))
     if not found.refusals:
         _end_to_end(original, fused, sites, folder, shapes, start + seconds, found)
-    if not found.outputs and len(unchecked) == len(sites) > 0 and not found.refusals:
-        found.refusals.append("nothing could be checked; use --no-verify to write the model unchecked")
+    if not found.outputs and not found.refusals:
+        _judge_by_sites_alone(original, fused, sites, found)
     return Verification(
         sites=sites,
         outputs=tuple(found.outputs),
@@ -129,6 +142,21 @@ def verify(
         notes=tuple(found.notes),
         seconds=time.monotonic() - start,
     )
+
+
+def _judge_by_sites_alone(
+    original: onnx.ModelProto, fused: onnx.ModelProto, checks: Sequence[SiteCheck], found: _Findings
+) -> None:
+    """No outputs to compare: all sites must be equal, and the rest of the graph the original's."""
+    sites = [check.site for check in checks if check.status == "equal" and check.site is not None]
+    if len(sites) < len(checks):
+        found.refusals.append("neither all sites nor the outputs could be checked")
+    elif not taps.unchanged_elsewhere(original, fused, sites):
+        found.refusals.append("the outputs could not be compared, and fusing changed more than the sites")
+
+
+def _size(proto: onnx.ModelProto) -> int:
+    return proto.ByteSize() + sum(place.length or 0 for place in external_data.references(proto))
 
 
 def _end_to_end(
@@ -143,7 +171,7 @@ def _end_to_end(
     if not ort_runner.is_installed():
         found.notes.append("ONNX Runtime is not installed: outputs not compared, sites only")
         return
-    size = original.ByteSize() + sum(place.length or 0 for place in external_data.references(original))
+    size = _size(original)
     if size > _MAX_BYTES_END_TO_END:
         found.notes.append(f"{size / 1e9:.1f} GB of weights: outputs not compared, sites only")
         return

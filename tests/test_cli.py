@@ -98,7 +98,7 @@ def test_json_goes_to_stdout(model: pathlib.Path, capsys: pytest.CaptureFixture[
 def test_a_wrong_fusion_is_refused(
     model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = gn_onnx.fuse(model_io.load(model))
+    right = gn_onnx.fuse(model_io.load_model(model))
     wrong = model_io.to_ir(fused_detector(detector(), epsilon=2e-5))
     monkeypatch.setattr(gn_onnx, "fuse", lambda *_, **__: type(right)(wrong, right.fused, right.rejected))
     assert cli.main(["fuse", str(model)]) == 1

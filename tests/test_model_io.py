@@ -73,7 +73,7 @@ def test_a_broken_graph_is_one_error_that_names_file_and_place(tmp_path: pathlib
     change, message = BROKEN[name]
     path = write(tmp_path / "model.onnx", bad(change))
     with pytest.raises(GnOnnxError) as caught:
-        model_io.load(path)
+        model_io.load_model(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
 
@@ -83,7 +83,7 @@ def test_truncated_and_empty_files(tmp_path: pathlib.Path, length: int) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(detector().SerializeToString()[:length])
     with pytest.raises(GnOnnxError, match="model.onnx"):
-        model_io.load(path)
+        model_io.load_model(path)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_files_of_another_kind(tmp_path: pathlib.Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(GnOnnxError, match="ONNX"):
-        model_io.load(path)
+        model_io.load_model(path)
 
 
 @pytest.mark.parametrize("path", ["missing.onnx", ".", "a\0b.onnx", "x" * 5000])
 def test_paths_that_cannot_be_read(tmp_path: pathlib.Path, path: str) -> None:
     with pytest.raises(GnOnnxError, match="cannot read"):
-        model_io.load(tmp_path / path)
+        model_io.load_model(tmp_path / path)
 
 
 def test_recursive_functions(tmp_path: pathlib.Path) -> None:
@@ -111,7 +111,7 @@ def test_recursive_functions(tmp_path: pathlib.Path) -> None:
 
     path = write(tmp_path / "model.onnx", bad(add_functions))
     with pytest.raises(GnOnnxError, match="local::. calls itself"):
-        model_io.load(path)
+        model_io.load_model(path)
 
 
 def test_a_subgraph_may_use_outer_values_and_may_not_wait_for_its_own_node(tmp_path: pathlib.Path) -> None:
@@ -126,12 +126,12 @@ def test_a_subgraph_may_use_outer_values_and_may_not_wait_for_its_own_node(tmp_p
 
     good = detector()
     add_if(good, "image")
-    assert model_io.load(write(tmp_path / "good.onnx", good)).graph[0].op_type == "If"
+    assert model_io.load_model(write(tmp_path / "good.onnx", good)).graph[0].op_type == "If"
     cyclic = detector()
     add_if(cyclic, "features")
     cyclic.graph.node[1].input[0] = "chosen"
     with pytest.raises(GnOnnxError, match="cycle"):
-        model_io.load(write(tmp_path / "cyclic.onnx", cyclic))
+        model_io.load_model(write(tmp_path / "cyclic.onnx", cyclic))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_hostile_external_data(tmp_path: pathlib.Path, location: str, message: s
         if external_data.is_external(tensor):
             tensor.external_data[0].value = location
     with pytest.raises(GnOnnxError, match=message):
-        model_io.load(write(path, model))
+        model_io.load_model(write(path, model))
 
 
 @pytest.mark.parametrize("value", ["-1", "1e3", "٣", "9" * 30, " 1"])
@@ -169,17 +169,17 @@ def test_offsets_that_are_not_natural_numbers(tmp_path: pathlib.Path, value: str
     external = next(tensor for tensor in model.graph.initializer if external_data.is_external(tensor))
     external.external_data[1].value = value
     with pytest.raises(GnOnnxError, match="not a number of bytes"):
-        model_io.load(write(path, model))
+        model_io.load_model(write(path, model))
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.textproto", "m.json", "m.onnxtxt", "m.unknown"])
 def test_formats_round_trip_and_are_deterministic(tmp_path: pathlib.Path, name: str) -> None:
-    model = model_io.load(write(tmp_path / "model.onnx", detector()))
+    model = model_io.load_model(write(tmp_path / "model.onnx", detector()))
     model_io.save(model, tmp_path / name)
     first = (tmp_path / name).read_bytes()
-    model_io.save(model_io.load(tmp_path / name), tmp_path / name)
+    model_io.save(model_io.load_model(tmp_path / name), tmp_path / name)
     assert (tmp_path / name).read_bytes() == first
-    assert [node.op_type for node in model_io.load(tmp_path / name).graph] == [
+    assert [node.op_type for node in model_io.load_model(tmp_path / name).graph] == [
         n.op_type for n in detector().graph.node
     ]
 
@@ -189,19 +189,19 @@ def test_external_data_is_copied_beside_an_output_in_another_folder(tmp_path: pa
     (tmp_path / "out").mkdir()
     path = external_detector(tmp_path / "in")
     output = tmp_path / "out" / "fused.onnx"
-    model_io.save(model_io.load(path), output, data_folder=path.parent)
+    model_io.save(model_io.load_model(path), output, data_folder=path.parent)
     assert onnx.load(output).graph.initializer[0].raw_data == onnx.load(path).graph.initializer[0].raw_data
-    model_io.save(model_io.load(path), output, data_folder=path.parent)  # equal data is no conflict
+    model_io.save(model_io.load_model(path), output, data_folder=path.parent)  # equal data is no conflict
     (tmp_path / "out/weights/model.data").write_bytes(b"somebody else's")
     with pytest.raises(GnOnnxError, match="differs"):
-        model_io.save(model_io.load(path), output, data_folder=path.parent)
+        model_io.save(model_io.load_model(path), output, data_folder=path.parent)
     assert (tmp_path / "out/weights/model.data").read_bytes() == b"somebody else's"
 
 
 def test_external_data_in_the_same_folder_is_not_touched(tmp_path: pathlib.Path) -> None:
     path = external_detector(tmp_path)
     before = (tmp_path / "weights/model.data").stat()
-    model_io.save(model_io.load(path), path, data_folder=path.parent)
+    model_io.save(model_io.load_model(path), path, data_folder=path.parent)
     after = (tmp_path / "weights/model.data").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     onnx.checker.check_model(str(path))
@@ -212,7 +212,7 @@ def test_the_old_file_and_the_folder_stay_as_they_were_when_writing_fails(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
-    model = model_io.load(external_detector(tmp_path / "in"))
+    model = model_io.load_model(external_detector(tmp_path / "in"))
     output = tmp_path / "out" / "model.onnx"
     output.write_bytes(b"old")
 
@@ -252,7 +252,7 @@ def test_file_size_limit_stands_in_for_a_full_disk(tmp_path: pathlib.Path) -> No
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
-            model_io.save(model_io.load("in.onnx"), "out.onnx")
+            model_io.save(model_io.load_model("in.onnx"), "out.onnx")
         except GnOnnxError as error:
             print(error)
     """)
@@ -268,7 +268,7 @@ def test_permissions_and_links_are_kept(tmp_path: pathlib.Path) -> None:
     real.chmod(0o640)
     link = tmp_path / "link.onnx"
     link.symlink_to(real)
-    model_io.save(model_io.load(link), link)
+    model_io.save(model_io.load_model(link), link)
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
 
@@ -287,7 +287,7 @@ def test_three_gigabytes_of_external_data_are_not_loaded(tmp_path: pathlib.Path)
     model.graph.output.append(helper.make_tensor_value_info("largest", TensorProto.FLOAT, []))
     path = write(tmp_path / "model.onnx", model)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model_io.save(model_io.load(path), tmp_path / "copy.onnx", data_folder=tmp_path)
+    model_io.save(model_io.load_model(path), tmp_path / "copy.onnx", data_folder=tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
     assert (tmp_path / "copy.onnx").stat().st_size < 100_000
 

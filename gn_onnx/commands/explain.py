@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from gn_onnx.group_norm import GroupNorm, Rejection
     from gn_onnx.report import site_json
 
-    found = gn_onnx.find_group_norms(model_io.load(arguments.model))
+    found = gn_onnx.find_group_norms(model_io.load_model(arguments.model))
     sites = [record for record in found if isinstance(record, GroupNorm)]
     rejections = [record for record in found if isinstance(record, Rejection)]
     if arguments.json:
