@@ -2,6 +2,7 @@
 //
 // Every case names what it reaches, and the test ends by checking that every kernel was reached in every type. The
 // emulated device is far smaller than a real one, so that small tensors need clusters and splits.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -22,11 +23,15 @@ struct Device {
   const char* name;
   DeviceLimits limits;
 };
-// 40 KB: a large block's 1024 threads and a part of 16 KB; 6 KB: the smallest parts.
 constexpr Device kHopper{"sm_90", {90, 132, 232448, 50 << 20, 16}};
 constexpr Device kSmallHopper{"small sm_90", {90, 132, 12 * 1024, 50 << 20, 4}};
 constexpr Device kTinyHopper{"tiny sm_90", {90, 4, 5 * 1024, 50 << 20, 8}};
 constexpr Device kAmpere{"sm_80", {80, 108, 167936, 40 << 20, 1}};
+// Two multiprocessors: one block per tile is never too few.
+constexpr Device kSmallAmpere{"small sm_80", {80, 2, 167936, 40 << 20, 1}};
+constexpr Device kRoomyHopper{"roomy sm_90", {90, 132, 60 * 1024, 50 << 20, 4}};
+// No cluster but where one block has no room.
+constexpr Device kFewHopper{"few sm_90", {90, 2, 232448, 50 << 20, 2}};
 constexpr Device kTinyAmpere{"tiny sm_80", {80, 4, 5 * 1024, 40 << 20, 1}};
 
 // A buffer of exactly the bytes asked for, beginning `shift` bytes after a multiple of 16; ASan sees both ends.
@@ -70,7 +75,8 @@ std::string kernel_name(const cuda::LaunchPlan& plan, Layout layout) {
       (plan.regime == cuda::Regime::kRegisters && layout == Layout::kChannelsFirst)) {
     name += " x" + std::to_string(plan.vectors_per_thread);
   }
-  if (on_chip && plan.threads > cuda::kBlockThreads) name += " large";
+  const int usual = layout == Layout::kChannelsLast ? cuda::kColumnsThreads : cuda::kBlockThreads;
+  if (on_chip && plan.threads > usual) name += " large";
   if (on_chip) name += plan.parts > 1 ? " cluster" : " block";
   if (plan.tiles_per_group > 1) name += " parts of groups";
   return name;
@@ -208,6 +214,7 @@ const Case kCases[] = {
     {3, 32, 49, 4},
     {2, 16, 250, 4},
     {2, 12, 64, 2, kFirst, kHopper, 0, 0, 2},
+    {2, 4, 100, 2},
     {2, 12, 90, 1},
     {1, 64, 60, 2},
     {5, 3, 1, 3},
@@ -224,9 +231,10 @@ const Case kCases[] = {
     {3, 8, 612, 2, kFirst, kHopper, 0, 0, 2},
     {2, 16, 500, 2, kFirst, kAmpere},
     // One block per group, in shared memory: a block of 512 threads and one of 1024, ragged ends.
-    {1, 8, 4100, 1, kFirst, kAmpere},
-    {1, 4, 18000, 1, kFirst, kAmpere},
-    {1, 4, 35000, 1, kFirst, kAmpere},
+    {1, 4, 4100, 1, kFirst, kAmpere},
+    {2, 4, 3000, 1, kFirst, kAmpere},
+    {1, 4, 14000, 1, kFirst, kSmallAmpere},
+    {2, 4, 7000, 1, kFirst, kSmallAmpere, 0, 0, 1},
     // Unaligned groups, staged in shared memory; x and y misaligned alike and differently.
     {2, 3, 1001, 3},
     {3, 5, 333, 1, kFirst, kHopper, 1, 1},
@@ -236,6 +244,8 @@ const Case kCases[] = {
     {2, 1500, 3, 1},
     {3, 7, 601, 1, kFirst, kHopper, 0, 0, 1},
     {1, 1, 30001, 1, kFirst, kAmpere},
+    {1, 1, 61001, 1, kFirst, kSmallAmpere},
+    {1, 3, 10001, 1, kFirst, kSmallAmpere},
     // Clusters: every tile, the last part shorter or empty.
     {2, 8, 4096, 2},
     {2, 4, 9000, 2, kFirst, kSmallHopper},
@@ -244,6 +254,7 @@ const Case kCases[] = {
     {2, 3, 4501, 1, kFirst, kTinyHopper, 0, 0, 8},
     {1, 32, 8192, 2},
     {1, 8, 80000, 2},
+    {1, 4, 32500, 1, kFirst, kFewHopper},
     // Splits: one step and several steps a part, aligned and not.
     {2, 4, 5000, 1, kFirst, kTinyAmpere},
     {3, 2, 20000, 1, kFirst, kTinyAmpere, 0, 0, 3},
@@ -264,6 +275,9 @@ const Case kCases[] = {
     {1, 32, 2000, 4, kLast, kAmpere},
     {1, 30, 700, 3, kLast, kAmpere},
     {2, 33, 800, 3, kLast, kAmpere, 0, 0, 1},
+    {1, 32, 1700, 4, kLast, kSmallAmpere},
+    {2, 25, 1100, 5, kLast, kSmallAmpere},
+    {1, 25, 2200, 5, kLast, kSmallAmpere},
     {2, 24, 1, 3, kLast},
     {1, 3, 5, 1, kLast},
     {1, 2000, 2, 1, kLast},
@@ -271,8 +285,12 @@ const Case kCases[] = {
     {2, 64, 1600, 4, kLast},
     {1, 64, 800, 8, kLast, kTinyHopper},
     {2, 30, 1500, 3, kLast, kSmallHopper, 0, 0, 8},
-    {1, 32, 3000, 32, kLast, {"roomy sm_90", {90, 132, 60 * 1024, 50 << 20, 4}}},
-    {1, 25, 3000, 5, kLast, {"roomy sm_90", {90, 132, 60 * 1024, 50 << 20, 4}}},
+    {1, 32, 3000, 32, kLast, kRoomyHopper},
+    {1, 25, 3000, 5, kLast, kRoomyHopper},
+    {2, 25, 1300, 5, kLast, kRoomyHopper},
+    {2, 32, 1400, 4, kLast, kRoomyHopper, 0, 0, 4},
+    {1, 32, 1400, 32, kLast, kRoomyHopper},
+    {1, 32, 4100, 4, kLast, kFewHopper},
     // Channels last, splits; groups wider than a block's threads.
     {2, 32, 900, 4, kLast, kTinyAmpere},
     {2, 15, 1100, 3, kLast, kTinyAmpere, 0, 0, 3},
@@ -280,6 +298,56 @@ const Case kCases[] = {
     {2, 601, 9, 1, kLast},
     {2, 5008, 40, 1, kLast, kHopper, 0, 0, 2},
 };
+
+// Every kernel that is built, as kernel_name names them.
+constexpr const char* kKernels[] = {
+    "contiguous warp scalar x2",
+    "contiguous warp scalar x8",
+    "contiguous warp wide x1",
+    "contiguous warp wide x2",
+    "contiguous warp wide x4",
+    "contiguous warp wide x8",
+    "contiguous registers wide x2 block",
+    "contiguous registers wide x2 cluster",
+    "contiguous registers wide x4 block",
+    "contiguous registers wide x4 cluster",
+    "contiguous shared wide block",
+    "contiguous shared wide cluster",
+    "contiguous shared wide large block",
+    "contiguous shared wide large cluster",
+    "contiguous shared scalar block",
+    "contiguous shared scalar cluster",
+    "contiguous shared scalar large block",
+    "contiguous split wide",
+    "contiguous split scalar",
+    "columns registers wide block",
+    "columns registers wide cluster",
+    "columns registers scalar block",
+    "columns shared wide block",
+    "columns shared wide cluster",
+    "columns shared wide large block",
+    "columns shared wide large cluster",
+    "columns shared scalar block",
+    "columns shared scalar cluster",
+    "columns shared scalar large block",
+    "columns split wide",
+    "columns split scalar",
+    "columns split wide parts of groups",
+    "columns split scalar parts of groups",
+};
+
+void check_everything_was_reached() {
+  for (const char* kernel : kKernels) {
+    for (const DType dtype : kTypes) {
+      if (!reached[kernel].contains(dtype)) {
+        fail(std::string("no case reaches ") + kernel + " in type " + std::to_string(static_cast<int>(dtype)));
+      }
+    }
+  }
+  for (const auto& [kernel, types] : reached) {
+    if (std::ranges::find(kKernels, kernel) == std::end(kKernels)) fail("not in the list of kernels: " + kernel);
+  }
+}
 
 void check_many_steps() {
   // So many parts that each holds several steps, and the blocks of the second launch read a thousand parts.
@@ -330,7 +398,7 @@ int main(int argc, char** argv) {
   }
   if (!quick) check_many_steps();
   check_special_values();
-  for (const auto& [kernel, types] : reached) std::printf("reached %s: %zu types\n", kernel.c_str(), types.size());
+  check_everything_was_reached();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

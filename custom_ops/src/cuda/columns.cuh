@@ -190,13 +190,17 @@ class ColumnsAffine {
   GN_DEVICE ColumnsAffine(const ColumnsParams& p, const ColumnsThread& thread, const ColumnsUnit& unit,
                           const Moments* moments)
       : activation(p.activation), alpha(p.alpha) {
+    int last_group = -1;
+    float rstd = 0.0F;
     for_each_channel<kVector>(thread, unit, [&](int e, int group) {
+      if (group != last_group) rstd = reciprocal_deviation(moments[group], p.epsilon);
+      last_group = group;
       const int channel = thread.column * kVector + e;
       const bool used = thread.active && channel < unit.width;
       const float scale = used ? to_float(static_cast<const T*>(p.scale)[unit.channel + channel]) : 0.0F;
       const float bias = used ? to_float(static_cast<const T*>(p.bias)[unit.channel + channel]) : 0.0F;
       pivot.value[e] = moments[group].pivot;
-      factor.value[e] = scale * reciprocal_deviation(moments[group], p.epsilon);
+      factor.value[e] = scale * rstd;
       shift.value[e] = bias - moments[group].offset * factor.value[e];
     });
   }

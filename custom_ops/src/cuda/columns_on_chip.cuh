@@ -11,8 +11,9 @@
 
 namespace gn::cuda {
 
-template <typename Tile>
-__global__ void __launch_bounds__(kColumnsThreads, 2) group_norm_columns_on_chip(const ColumnsParams p) {
+template <typename Tile, int kMaxThreads, int kBlocksPerMultiprocessor>
+__global__ void __launch_bounds__(kMaxThreads, kBlocksPerMultiprocessor)
+    group_norm_columns_on_chip(const ColumnsParams p) {
   using T = typename Tile::Element;
   constexpr int kVector = Tile::kVector;
   const int active = p.rows_at_once * p.columns;

@@ -33,6 +33,13 @@ GN_DEVICE Bits128 load_again(const Bits128* address) {
   return {{value.x, value.y, value.z, value.w}};
 }
 
+// A plain assignment became four stores of 4 bytes in some kernels.
+GN_DEVICE void store_128(Bits128* address, const Bits128& bits) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)), "r"(bits.word[0]),
+               "r"(bits.word[1]), "r"(bits.word[2]), "r"(bits.word[3])
+               : "memory");
+}
+
 // 16 bytes from global to shared memory behind the thread's back. The thread that copied may read them after
 // async_wait, other threads after a block_barrier as well. Before sm_80 the copy is done at once.
 GN_DEVICE void async_copy_16(void* shared, const void* global) {

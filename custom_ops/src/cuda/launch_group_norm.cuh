@@ -85,9 +85,6 @@ CudaError launch_contiguous(const LaunchPlan& plan, const ContiguousParams& para
       return kInvalidPlan;
     case Regime::kRegisters:
       shape.cluster = plan.parts;
-      if (plan.vectors_per_thread == 1) {
-        return launch<group_norm_on_chip<RegisterTile<T, kVector, 1>, kBlockThreads, 2>>(params, shape, stream);
-      }
       if (plan.vectors_per_thread == 2) {
         return launch<group_norm_on_chip<RegisterTile<T, kVector, 2>, kBlockThreads, 2>>(params, shape, stream);
       }
@@ -123,10 +120,14 @@ CudaError launch_columns(const LaunchPlan& plan, const ColumnsParams& params, vo
       return 0;
     case Regime::kRegisters:
       shape.cluster = plan.parts;
-      return launch<group_norm_columns_on_chip<RegisterTile<T, kVector, kColumnsVectors>>>(params, shape, stream);
+      return launch<group_norm_columns_on_chip<RegisterTile<T, kVector, kColumnsVectors>, kColumnsThreads, 2>>(
+          params, shape, stream);
     case Regime::kShared:
       shape.cluster = plan.parts;
-      return launch<group_norm_columns_on_chip<SharedTile<T, kVector>>>(params, shape, stream);
+      if (plan.threads <= kColumnsThreads) {
+        return launch<group_norm_columns_on_chip<SharedTile<T, kVector>, kColumnsThreads, 2>>(params, shape, stream);
+      }
+      return launch<group_norm_columns_on_chip<SharedTile<T, kVector>, kLargeColumnsThreads, 1>>(params, shape, stream);
     case Regime::kSplit: {
       const CudaError error =
           launch<group_norm_columns_split_moments<T, kVector, kColumnsVectors>>(params, shape, stream);

@@ -80,7 +80,7 @@ GN_DEVICE void store_pack(T* address, const Pack<T, kVector>& pack) {
   if constexpr (kVector == 1) {
     *address = pack.bits;
   } else {
-    *reinterpret_cast<Bits128*>(address) = pack.bits;
+    store_128(reinterpret_cast<Bits128*>(address), pack.bits);
   }
 }
 

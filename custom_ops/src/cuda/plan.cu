@@ -9,7 +9,7 @@ namespace {
 constexpr std::int64_t kWarpLanes = 32;
 constexpr std::int64_t kMaxWarpVectors = 8;       // 8 x 16 bytes x 32 lanes = 4 KB
 constexpr std::int64_t kMinPartBytes = 8 * 1024;  // a block with less to read costs more to coordinate than it brings
-constexpr std::int64_t kMaxParts = 1024;          // every block of the second launch reads all parts of its tile
+constexpr std::int64_t kMaxParts = 1024;
 constexpr std::int64_t kOneBlockPerMultiprocessorBytes = 100 * 1024;
 constexpr std::int64_t kPartialBytes = 16;
 constexpr std::int64_t kRowBytes = 64;  // channels last: two sectors of memory, side by side, per row of a tile
@@ -65,7 +65,7 @@ bool too_few_blocks(std::int64_t tiles_per_sample, std::int64_t tile_bytes, cons
 
 // Threads for a block that holds `vectors`, and vectors per thread: more threads first, then more registers.
 void choose_registers(std::int64_t vectors, LaunchPlan* plan) {
-  plan->vectors_per_thread = 1;
+  plan->vectors_per_thread = 2;
   while (plan->vectors_per_thread < kBlockVectors && vectors > plan->vectors_per_thread * std::int64_t{256}) {
     plan->vectors_per_thread *= 2;
   }
@@ -73,9 +73,13 @@ void choose_registers(std::int64_t vectors, LaunchPlan* plan) {
 }
 
 // Number and length of the parts when `length` is cut into whole steps of `step`, the same count of steps in each part.
-void choose_parts(std::int64_t length, std::int64_t step, LaunchPlan* plan) {
+// Every block of the second launch reads the moments of all parts of its `groups` groups: at most a quarter of the
+// bytes that it normalises, `bytes` / parts.
+void choose_parts(std::int64_t length, std::int64_t step, std::int64_t bytes, std::int64_t groups, LaunchPlan* plan) {
+  std::int64_t most = 1;
+  while (most < kMaxParts && 4 * kPartialBytes * groups * (2 * most) * (2 * most) <= bytes) most *= 2;
   const std::int64_t steps = divide_up(length, step);
-  const std::int64_t steps_per_part = divide_up(steps, kMaxParts);
+  const std::int64_t steps_per_part = divide_up(steps, most);
   plan->step_length = static_cast<int>(step);
   plan->part_length = steps_per_part * step;
   plan->parts = static_cast<int>(divide_up(length, plan->part_length));
@@ -127,7 +131,7 @@ LaunchPlan plan_channels_first(const Sample& sample, const DeviceLimits& limits)
   plan.vectors_per_thread = kSplitVectors;
   // Unaligned data is staged in shared memory, half as much at once so that it fits every device.
   const std::int64_t step = vectorised ? kBlockThreads * kSplitVectors : 32 * 1024 / sample.element_bytes;
-  choose_parts(vectors, step, &plan);
+  choose_parts(vectors, step, bytes, 1, &plan);
   plan.shared_bytes = kHeaderBytes + (vectorised ? 0 : step * sample.element_bytes + 16);
   return plan;
 }
@@ -170,7 +174,8 @@ LaunchPlan plan_channels_last(const Sample& sample, const DeviceLimits& limits) 
   };
   auto active = [&] { return std::int64_t{plan.rows_at_once} * width; };
 
-  const std::int64_t largest_header = columns_shared(kColumnsThreads * vector, groups, limits.max_cluster_blocks).data;
+  const std::int64_t largest_header =
+      columns_shared(kLargeColumnsThreads * vector, groups, limits.max_cluster_blocks).data;
   const std::int64_t room = limits.shared_memory_per_block_optin - largest_header;
   const int to_fill = cluster_to_fill(tiles_per_sample, bytes, limits);
   const int to_hold =
@@ -180,7 +185,8 @@ LaunchPlan plan_channels_last(const Sample& sample, const DeviceLimits& limits) 
   if (plan.tiles_per_group == 1 && part * row_bytes <= room && !too_few_blocks(tiles_per_sample, bytes, limits)) {
     plan.parts = cluster;
     plan.part_length = part;
-    use_rows(part, kColumnsThreads);
+    const bool large = part * row_bytes > kOneBlockPerMultiprocessorBytes;
+    use_rows(part, large ? kLargeColumnsThreads : kColumnsThreads);
     plan.shared_bytes = columns_shared(active(), groups, cluster).data;
     if (part <= plan.rows_at_once * kColumnsVectors) {
       plan.regime = Regime::kRegisters;
@@ -195,7 +201,8 @@ LaunchPlan plan_channels_last(const Sample& sample, const DeviceLimits& limits) 
   plan.regime = Regime::kSplit;
   plan.vectors_per_thread = kColumnsVectors;
   use_rows(sample.spatial, kColumnsThreads);
-  choose_parts(sample.spatial, plan.rows_at_once * kColumnsVectors, &plan);
+  choose_parts(sample.spatial, std::int64_t{plan.rows_at_once} * kColumnsVectors, bytes, groups * plan.tiles_per_group,
+               &plan);
   plan.shared_bytes = columns_shared(active(), groups, 1).data;
   return plan;
 }

@@ -44,10 +44,11 @@ struct LaunchPlan {
   std::int64_t grid_blocks = 0;   // kernels loop where there are more blocks of work than this
 };
 
-constexpr int kWarpBlockThreads = 128;    // a block of warps, each with its own group
-constexpr int kBlockThreads = 512;        // most threads of a channels-first block
-constexpr int kLargeBlockThreads = 1024;  // where shared memory lets only one block on a multiprocessor
-constexpr int kColumnsThreads = 256;      // most threads of a channels-last block, each with about 100 registers
+constexpr int kWarpBlockThreads = 128;     // a block of warps, each with its own group
+constexpr int kBlockThreads = 512;         // most threads of a channels-first block
+constexpr int kLargeBlockThreads = 1024;   // where shared memory lets only one block on a multiprocessor
+constexpr int kColumnsThreads = 256;       // most threads of a channels-last block, each with about 100 registers
+constexpr int kLargeColumnsThreads = 512;  // where shared memory lets only one block on a multiprocessor
 
 // How many 16-byte vectors a thread holds in registers; each is one set of kernels.
 constexpr int kBlockVectors = 4;

@@ -32,6 +32,8 @@ GN_DEVICE void forget(Bits128& /*bits*/) {}
 GN_DEVICE Bits128 load_once(const Bits128* address) { return *address; }
 GN_DEVICE Bits128 load_again(const Bits128* address) { return *address; }
 
+GN_DEVICE void store_128(Bits128* address, const Bits128& bits) { *address = bits; }
+
 GN_DEVICE void async_copy_16(void* shared, const void* global) { emulation::copy_later(shared, global, 16); }
 GN_DEVICE void async_commit() { emulation::end_of_copies(); }
 template <int kPending>
