@@ -1,0 +1,35 @@
+# Sets gn_cuda, and builds gn_cuda_kernels when it is on.
+set(gn_cuda OFF)
+if(NOT GN_ONNX_CUDA MATCHES "^(OFF|off|0)$")
+  include(PipCuda)
+  if(NOT GN_ONNX_CUDA_ARCHS)
+    # PTX of the lowest architecture too, so that the ones in between (sm_87, sm_110) are served.
+    set(GN_ONNX_CUDA_ARCHS "75;80-real;86-real;89-real;90-real;100-real;120")
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES "${GN_ONNX_CUDA_ARCHS}")
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  include(CheckLanguage)
+  if(NOT CMAKE_CUDA_COMPILER)
+    check_language(CUDA)
+  endif()
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(gn_cuda ON)
+  elseif(GN_ONNX_CUDA STREQUAL "AUTO")
+    message(WARNING "gn_onnx: no CUDA compiler (nvcc) was found: building the CPU kernels only. Install the build "
+      "requirements nvidia-cuda-nvcc, nvvm, crt, runtime and cccl 13.0, or set CUDA_HOME, and build again; "
+      "GN_ONNX_CUDA=OFF silences this, GN_ONNX_CUDA=ON makes it an error.")
+  else()
+    message(FATAL_ERROR "gn_onnx: GN_ONNX_CUDA=${GN_ONNX_CUDA} and no CUDA compiler (nvcc) was found.")
+  endif()
+endif()
+if(gn_cuda)
+  file(GLOB gn_cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/cuda/*.cu")
+  add_library(gn_cuda_kernels STATIC ${gn_cuda_sources})
+  target_include_directories(gn_cuda_kernels PUBLIC include PRIVATE src src/cuda)
+  set_target_properties(gn_cuda_kernels PROPERTIES
+    CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
+  target_compile_options(gn_cuda_kernels PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xfatbin=-compress-all -Xcompiler=-Wall>)
+endif()
+message(STATUS "gn_onnx: CUDA ${gn_cuda} ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION} ${CMAKE_CUDA_ARCHITECTURES}")

@@ -1,0 +1,121 @@
+#include "ort/group_norm_op.h"
+
+#include <limits>
+#include <utility>
+
+#include "ort/group_norm_kernel.h"
+#include "ort/handles.h"
+
+namespace gn::ort {
+namespace {
+
+const GroupNormOp& self(const CustomOp* op) { return *static_cast<const GroupNormOp*>(op); }
+
+ElementType element_type(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return ElementType::kFloat;
+    case DType::kFloat16:
+      return ElementType::kFloat16;
+    case DType::kBFloat16:
+      return ElementType::kBFloat16;
+    case DType::kFloat64:
+      return ElementType::kDouble;
+  }
+  return ElementType::kUndefined;
+}
+
+// Y has the type and shape of X.
+Status* infer_shape(const CustomOp* op, ShapeInferContext* context) {
+  const Api& api = self(op).api();
+  TensorTypeAndShapeInfo* info = nullptr;
+  if (Status* status = api.ShapeInferContext_GetInputTypeShape(context, 0, &info)) return status;
+  return api.ShapeInferContext_SetOutputTypeShape(context, 0, info);
+}
+
+struct NamedActivation {
+  const char* suffix;
+  Activation activation;
+};
+
+constexpr NamedActivation kActivations[] = {{"", Activation::kNone},
+                                            {"Relu", Activation::kRelu},
+                                            {"Silu", Activation::kSilu},
+                                            {"HardSwish", Activation::kHardSwish},
+                                            {"LeakyRelu", Activation::kLeakyRelu}};
+constexpr DType kTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64};
+
+// The CUDA kernels have no float64: such a node runs on the CPU provider.
+bool has_kernel(Provider provider, DType dtype) {
+#if GN_WITH_CUDA
+  return provider == Provider::kCpu || dtype != DType::kFloat64;
+#else
+  static_cast<void>(dtype);
+  return provider == Provider::kCpu;
+#endif
+}
+
+}  // namespace
+
+GroupNormOp::GroupNormOp(OpSpec spec, const Api* api) : CustomOp{}, spec_(std::move(spec)), api_(api) {
+  version = kApiVersion;
+  GetName = [](const CustomOp* op) { return self(op).spec().name.c_str(); };
+  GetExecutionProviderType = [](const CustomOp* op) -> const char* {
+    return self(op).spec().provider == Provider::kCuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+  };
+  GetInputType = [](const CustomOp* op, std::size_t) { return element_type(self(op).spec().dtype); };
+  GetInputTypeCount = [](const CustomOp*) -> std::size_t { return 3; };
+  GetOutputType = [](const CustomOp* op, std::size_t) { return element_type(self(op).spec().dtype); };
+  GetOutputTypeCount = [](const CustomOp*) -> std::size_t { return 1; };
+  GetInputCharacteristic = [](const CustomOp*, std::size_t) { return InputOutput::kRequired; };
+  GetOutputCharacteristic = [](const CustomOp*, std::size_t) { return InputOutput::kRequired; };
+  GetInputMemoryType = [](const CustomOp*, std::size_t) { return MemoryType::kDefault; };
+  GetVariadicInputMinArity = [](const CustomOp*) { return 1; };
+  GetVariadicInputHomogeneity = [](const CustomOp*) { return 1; };
+  GetVariadicOutputMinArity = [](const CustomOp*) { return 1; };
+  GetVariadicOutputHomogeneity = [](const CustomOp*) { return 1; };
+  CreateKernelV2 = [](const CustomOp* op, const Api* api_used, const KernelInfo* info, void** kernel) {
+    return guarded(*api_used, [&] { *kernel = new GroupNormKernel(self(op).spec(), *api_used, info); });
+  };
+  KernelComputeV2 = [](void* kernel, KernelContext* context) {
+    const auto* group_norm = static_cast<const GroupNormKernel*>(kernel);
+    return guarded(group_norm->api(), [&] { group_norm->compute(context); });
+  };
+  KernelDestroy = [](void* kernel) { delete static_cast<GroupNormKernel*>(kernel); };
+  InferOutputShapeFn = infer_shape;
+  GetStartVersion = [](const CustomOp* op) { return self(op).spec().since_version; };
+  GetEndVersion = [](const CustomOp*) { return std::numeric_limits<int>::max(); };
+}
+
+std::vector<std::unique_ptr<GroupNormOp>> make_ops(const std::string& domain, const Api* api) {
+  std::vector<std::unique_ptr<GroupNormOp>> ops;
+  const auto add = [&](OpSpec spec) {
+    for (const Provider provider : {Provider::kCpu, Provider::kCuda}) {
+      for (const DType dtype : kTypes) {
+        if (!has_kernel(provider, dtype)) continue;
+        spec.provider = provider;
+        spec.dtype = dtype;
+        ops.push_back(std::make_unique<GroupNormOp>(spec, api));
+      }
+    }
+  };
+  OpSpec spec;
+  spec.domain = domain;
+  if (domain.empty()) {
+    spec.name = "GroupNormalization";
+    spec.since_version = 21;  // scale per channel; in opset 18 it was per group
+    add(spec);
+    return ops;
+  }
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    for (const NamedActivation& named : kActivations) {
+      spec.layout = layout;
+      spec.activation = named.activation;
+      spec.name = std::string("GroupNormalization") + (layout == Layout::kChannelsLast ? "ChannelsLast" : "") + named.suffix;
+      add(spec);
+    }
+  }
+  return ops;
+}
+
+}  // namespace gn::ort

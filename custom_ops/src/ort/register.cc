@@ -1,0 +1,66 @@
+// What the library exports: the entry point that ONNX Runtime looks for, and a description of the build.
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "gn/group_norm_cpu.h"
+#include "ort/group_norm_op.h"
+#include "ort/handles.h"
+
+#define GN_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace gn::ort {
+namespace {
+
+struct Registered {
+  CustomOpDomain* domain;
+  std::vector<std::unique_ptr<GroupNormOp>> ops;
+};
+
+// Sessions keep pointers to operators and domains, and nothing tells when the last one is gone: they live as long as
+// the process. They are made once for each runtime that is loaded (two can be, of different versions).
+std::vector<CustomOpDomain*> domains_for(const Api& api) {
+  static std::mutex mutex;
+  static auto* all = new std::vector<std::pair<const Api*, std::vector<Registered>>>();
+  const std::lock_guard lock(mutex);
+  std::vector<CustomOpDomain*> out;
+  for (const auto& [known, registered] : *all) {
+    if (known == &api) {
+      for (const Registered& r : registered) out.push_back(r.domain);
+      return out;
+    }
+  }
+  std::vector<Registered> made;
+  for (const char* name : {kDomain, ""}) {
+    CustomOpDomain* domain = nullptr;
+    check(api, api.CreateCustomOpDomain(name, &domain));
+    made.push_back({domain, make_ops(name, &api)});
+    for (const auto& op : made.back().ops) check(api, api.CustomOpDomain_Add(domain, op.get()));
+    out.push_back(domain);
+  }
+  all->emplace_back(&api, std::move(made));
+  return out;
+}
+
+}  // namespace
+}  // namespace gn::ort
+
+GN_EXPORT gn::ort::Status* RegisterCustomOps(gn::ort::SessionOptions* options, const gn::ort::ApiBase* base) {
+  const gn::ort::Api* api = base->GetApi(gn::ort::kApiVersion);
+  if (api == nullptr) return nullptr;  // older than 1.17: it has said so on stderr and has no kernels of ours
+  return gn::ort::guarded(*api, [&] {
+    for (gn::ort::CustomOpDomain* domain : gn::ort::domains_for(*api)) {
+      gn::ort::check(*api, api->AddCustomOpDomain(options, domain));
+    }
+  });
+}
+
+// JSON: version, CPU instruction set chosen, whether CUDA kernels are inside, and for which architectures.
+GN_EXPORT const char* gn_onnx_build_info() {
+  static const std::string info = std::string(R"({"version": ")") + GN_VERSION + R"(", "cpu_isa": ")" +
+                                  gn::group_norm_cpu_isa() + R"(", "cuda": )" + (GN_WITH_CUDA ? "true" : "false") +
+                                  R"(, "cuda_architectures": ")" + GN_CUDA_ARCHS + R"(", "domain": ")" +
+                                  gn::ort::kDomain + R"("})";
+  return info.c_str();
+}
