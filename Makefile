@@ -1,0 +1,60 @@
+# make demo | test | lint | test-models | format | clean. Each sets up .venv by itself; a second call starts at once.
+#
+# GN_ONNX_CUDA=OFF (the default here) builds the CPU kernels only. AUTO or ON also fetch nvcc from PyPI, 105 MB, and
+# compile the CUDA kernels.
+# torch: pip takes a CPU wheel where PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL offer one, else PyPI's with CUDA.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+export GN_ONNX_CUDA ?= OFF
+
+TORCH := $(shell grep '^torch==' constraints.txt)
+NATIVE_SOURCES := $(shell find custom_ops -type f -not -path '*/build*' 2>/dev/null)
+PACKAGES := $(VENV)/.packages
+INSTALLED := $(VENV)/.installed-$(GN_ONNX_CUDA)
+
+.PHONY: demo test lint format test-models clean
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(PY) -m models.demo
+
+test: $(INSTALLED)
+	$(PY) -m pytest
+
+lint: $(PACKAGES)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(PACKAGES)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+test-models: $(INSTALLED) $(VENV)/.model-libraries
+	$(PY) -m models.matrix
+
+clean:
+	rm -rf $(VENV) build dist out
+
+$(PY):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gn_onnx needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch by itself first: it is by far the largest, and when no wheel fits the error should say so and nothing else.
+$(PACKAGES): constraints.txt | $(PY)
+	$(PIP) install '$(TORCH)'
+	$(PIP) install -r constraints.txt
+	touch $@
+
+$(VENV)/.model-libraries: models/requirements.txt $(PACKAGES)
+	$(PIP) install --no-deps -r models/requirements.txt
+	touch $@
+
+# Build isolation as for any user; PIP_CONSTRAINT reaches the isolated environment, -c does not.
+$(INSTALLED): pyproject.toml $(NATIVE_SOURCES) $(PACKAGES)
+	rm -f $(VENV)/.installed-*
+	PIP_CONSTRAINT=constraints.txt $(PIP) install --no-deps --editable .
+	touch $@
