@@ -48,7 +48,8 @@ struct Api {
   Status* (*GetTensorElementType)(const TensorTypeAndShapeInfo*, ElementType*);                // 60
   Status* (*GetDimensionsCount)(const TensorTypeAndShapeInfo*, std::size_t*);                  // 61
   Status* (*GetDimensions)(const TensorTypeAndShapeInfo*, std::int64_t* dims, std::size_t);    // 62
-  Slots<2> gap63;
+  Status* (*GetSymbolicDimensions)(const TensorTypeAndShapeInfo*, const char** names, std::size_t);  // 63
+  Slots<1> gap64;
   Status* (*GetTensorTypeAndShape)(const Value*, TensorTypeAndShapeInfo**);  // 65
   Slots<9> gap66;
   Status* (*AllocatorAlloc)(Allocator*, std::size_t bytes, void**);  // 75
@@ -82,7 +83,8 @@ struct Api {
   Slots<1> gap269;
   Status* (*ShapeInferContext_SetOutputTypeShape)(const ShapeInferContext*, std::size_t,
                                                   const TensorTypeAndShapeInfo*);  // 270
-  Slots<3> gap271;
+  Status* (*SetSymbolicDimensions)(TensorTypeAndShapeInfo*, const char** names, std::size_t);  // 271
+  Slots<2> gap272;
   Status* (*KernelContext_ParallelFor)(const KernelContext*, void (*body)(void*, std::size_t), std::size_t total,
                                        std::size_t batches, void* state);  // 274
 };
@@ -97,6 +99,7 @@ GN_SLOT(GetTensorMutableData, 51);
 GN_SLOT(GetTensorElementType, 60);
 GN_SLOT(GetDimensionsCount, 61);
 GN_SLOT(GetDimensions, 62);
+GN_SLOT(GetSymbolicDimensions, 63);
 GN_SLOT(GetTensorTypeAndShape, 65);
 GN_SLOT(AllocatorAlloc, 75);
 GN_SLOT(AllocatorFree, 76);
@@ -115,6 +118,7 @@ GN_SLOT(KernelInfo_GetNodeName, 244);
 GN_SLOT(KernelContext_GetAllocator, 253);
 GN_SLOT(ShapeInferContext_GetInputTypeShape, 268);
 GN_SLOT(ShapeInferContext_SetOutputTypeShape, 270);
+GN_SLOT(SetSymbolicDimensions, 271);
 GN_SLOT(KernelContext_ParallelFor, 274);
 #undef GN_SLOT
 

@@ -1,6 +1,8 @@
 #include "ort/group_norm_op.h"
 
+#include <atomic>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include "ort/group_norm_kernel.h"
@@ -25,12 +27,27 @@ ElementType element_type(DType dtype) {
   return ElementType::kUndefined;
 }
 
-// Y has the type and shape of X.
+// Y has the type and shape of X. A dimension without size and name would be passed on by ONNX Runtime as the size -1,
+// which shape inference of later nodes takes at its word, and a shape that is not set as rank 0: so it gets a name that
+// no other dimension has.
 Status* infer_shape(const CustomOp* op, ShapeInferContext* context) {
+  static std::atomic<std::uint64_t> unknown_dimensions{0};
   const Api& api = self(op).api();
-  TensorTypeAndShapeInfo* info = nullptr;
-  if (Status* status = api.ShapeInferContext_GetInputTypeShape(context, 0, &info)) return status;
-  return api.ShapeInferContext_SetOutputTypeShape(context, 0, info);
+  return guarded(api, [&] {
+    TensorTypeAndShapeInfo* info = nullptr;
+    check(api, api.ShapeInferContext_GetInputTypeShape(context, 0, &info));
+    const Shape shape = shape_of(api, info);
+    std::vector<const char*> names(shape.size(), nullptr);
+    check(api, api.GetSymbolicDimensions(info, names.data(), names.size()));
+    std::vector<std::string> texts(shape.size());
+    for (std::size_t i = 0; i < shape.size(); ++i) {
+      texts[i] = names[i] == nullptr ? "" : names[i];
+      if (shape[i] < 0 && texts[i].empty()) texts[i] = "gn_onnx_unknown_" + std::to_string(unknown_dimensions++);
+      names[i] = texts[i].c_str();
+    }
+    check(api, api.SetSymbolicDimensions(info, names.data(), names.size()));
+    check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, info));
+  });
 }
 
 struct NamedActivation {

@@ -49,16 +49,21 @@ Status* guarded(const Api& api, Body&& body) noexcept {
 
 using Shape = std::vector<std::int64_t>;
 
-inline Shape shape_of(const Api& api, const Value* value) {
-  TensorTypeAndShapeInfo* info = nullptr;
-  check(api, api.GetTensorTypeAndShape(value, &info));
-  const std::unique_ptr<TensorTypeAndShapeInfo, void (*)(TensorTypeAndShapeInfo*)> owner(
-      info, api.ReleaseTensorTypeAndShapeInfo);
+// -1 for a dimension that is not known yet.
+inline Shape shape_of(const Api& api, const TensorTypeAndShapeInfo* info) {
   std::size_t rank = 0;
   check(api, api.GetDimensionsCount(info, &rank));
   Shape shape(rank);
   check(api, api.GetDimensions(info, shape.data(), rank));
   return shape;
+}
+
+inline Shape shape_of(const Api& api, const Value* value) {
+  TensorTypeAndShapeInfo* info = nullptr;
+  check(api, api.GetTensorTypeAndShape(value, &info));
+  const std::unique_ptr<TensorTypeAndShapeInfo, void (*)(TensorTypeAndShapeInfo*)> owner(
+      info, api.ReleaseTensorTypeAndShapeInfo);
+  return shape_of(api, info);
 }
 
 // The pointer of a tensor. ONNX Runtime has only the mutable form in this API version; inputs are read through it.
