@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -12,12 +13,18 @@ import onnx_ir as ir
 from gn_onnx import model_io
 from gn_onnx.epilogues import with_epilogues
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.group_norm import GroupNorm, Rejection
+from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
+from gn_onnx.opsets import converted, onnx_opset
 from gn_onnx.recognize import recognize
-from gn_onnx.rewrite import onnx_opset, rewrite
+from gn_onnx.rewrite import rewrite, standardise
+
+logger = logging.getLogger(__name__)
 
 Target = Literal["plugin", "onnx"]
 TARGETS: tuple[Target, ...] = ("plugin", "onnx")
+
+GROUP_NORMALIZATION_OPSET = 21
+"""The first opset in which GroupNormalization has a scale per channel."""
 
 MIN_OPSET = 9
 """The oldest opset that is rewritten: function bodies need operators that are not in older ones."""
@@ -61,16 +68,54 @@ class FuseGroupNorm(ir.passes.InPlacePass):
         self.rejected: tuple[Rejection, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        opset = onnx_opset(model)
         found, rejected = recognize(model)
-        if found and opset < MIN_OPSET:
-            rejected += [Rejection(f"the model's opset {opset} is older than {MIN_OPSET}", value=g.output.name or "") for g in found]
-            found = []
-        if self.activations and self.target == "plugin":
-            found = with_epilogues(model, found)
+        if found and onnx_opset(model) < MIN_OPSET:
+            reason = f"the model's opset {onnx_opset(model)} is older than {MIN_OPSET}"
+            found, rejected = [], [*rejected, *_refusals(found, reason)]
+        if self.target == "onnx":
+            found, rejected = self._to_onnx(model, found, rejected)
+        else:
+            found = with_epilogues(model, found) if self.activations else found
+            rewrite(model, found)
         self.fused, self.rejected = tuple(found), tuple(rejected)
-        rewrite(model, found, self.target)
         return ir.passes.PassResult(model, modified=bool(found))
+
+    def _to_onnx(
+        self, model: ir.Model, found: list[GroupNorm], rejected: list[Rejection]
+    ) -> tuple[list[GroupNorm], list[Rejection]]:
+        """GroupNormalization of opset 21, in a newer opset where the model's is older; all of the model or none of it."""
+        version = onnx_opset(model)
+        found = [g for g in found if version < GROUP_NORMALIZATION_OPSET or not _is_standard(g)]
+        if not found:
+            return found, rejected
+        if version >= GROUP_NORMALIZATION_OPSET:
+            rewrite(model, found, "onnx")
+            standardise(model)
+            return found, rejected
+        trial = model.clone()
+        rewrite(trial, recognize(trial)[0], "onnx")
+        try:
+            newer = converted(trial, GROUP_NORMALIZATION_OPSET)
+        except GnOnnxError as error:
+            return [], [*rejected, *_refusals(found, str(error))]
+        standardise(newer)
+        model.graph, model.ir_version = newer.graph, newer.ir_version
+        model.functions.clear()
+        logger.info("brought from opset %d to %d", version, GROUP_NORMALIZATION_OPSET)
+        return found, rejected
+
+
+def _is_standard(group_norm: GroupNorm) -> bool:
+    """Whether it is one valid GroupNormalization node already; ONNX's converter writes scales that are too short."""
+    node = group_norm.output.producer()
+    if node is None or not group_norm.native or group_norm.core != OP_TYPE:
+        return False
+    shapes = [value.shape for value in node.inputs[1:3] if value is not None and value.shape is not None]
+    return not any(len(shape) == 1 and shape[0] == 1 and group_norm.num_channels != 1 for shape in shapes)
+
+
+def _refusals(group_norms: list[GroupNorm], reason: str) -> list[Rejection]:
+    return [Rejection(reason, value=g.output.name or "", op_type=g.core) for g in group_norms]
 
 
 def fuse(model: ModelLike, *, target: Target = "plugin", activations: bool = True) -> FusionResult[ModelLike]:

@@ -72,6 +72,7 @@ class GroupNorm:
         scale: Per channel, gamma.
         bias: Per channel, beta.
         dtype: Element type of x, scale, bias and output; x's own annotation may be missing.
+        rank: Number of dimensions of output.
         num_channels: C, or None where the graph does not tell (then scale and bias are scalars).
         stash_type: ONNX element type of the statistics: 1 (float32), or 11 (float64) for float64 x.
         channels_last: Where the channel axis lies.
@@ -90,6 +91,7 @@ class GroupNorm:
     scale: PerChannel
     bias: PerChannel
     dtype: ir.DataType
+    rank: int
     num_channels: int | None
     x_shape: tuple[int, ...] | None = None
     stash_type: int = 1

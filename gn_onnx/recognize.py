@@ -310,6 +310,7 @@ class _Walk:
             scale=answer.scale,
             bias=answer.bias,
             dtype=dtype,
+            rank=rank,
             num_channels=answer.num_channels,
             stash_type=11 if dtype == ir.DataType.DOUBLE else 1,
             channels_last=answer.channel_axis == rank - 1 and rank > 2,

@@ -16,6 +16,7 @@ from gn_onnx.building import Builder, Constants, Namer
 from gn_onnx.functions import can_mix_dtypes, function_body
 from gn_onnx.group_norm import ACTIVATIONS, DOMAIN, DOMAIN_VERSION, OP_TYPE, GroupNorm, PerChannel, op_type
 from gn_onnx.model_view import subgraphs
+from gn_onnx.opsets import onnx_opset
 
 MIN_IR_VERSION = 8
 """The first IR version that has model-local functions."""
@@ -27,9 +28,10 @@ def rewrite(model: ir.Model, group_norms: Sequence[GroupNorm], target: str = "pl
     """Replaces every GroupNorm by one node, in place.
 
     Args:
-        model: The model that the records were found in. For `target="onnx"` it imports opset 21 or newer.
+        model: The model that the records were found in.
         group_norms: Records of `recognize`, not overlapping.
-        target: "plugin" for our operators with their function bodies, "onnx" for ai.onnx GroupNormalization.
+        target: "plugin" for our operators with their function bodies; "onnx" for GroupNormalization nodes as ONNX has
+            them, but in our domain until `standardise` is called (the model's opset may be older than they are).
     """
     if not group_norms:
         return
@@ -42,16 +44,11 @@ def rewrite(model: ir.Model, group_norms: Sequence[GroupNorm], target: str = "pl
         current = _with_current_values(group_norm, replaced)
         dtype = one_type.get(group_norm.op_type, group_norm.dtype)
         replaced[group_norm.output] = _replace(current, constants, target, opset, dtype)
+    model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     if target == "plugin":
-        _declare(model, opset)
+        declare(model, opset)
     for identifier in called - _called_functions(model):
         del model.functions[identifier]
-
-
-def onnx_opset(model: ir.Model) -> int:
-    """Version of the ONNX domain that the model imports; 1 when it imports none."""
-    imports = model.graph.opset_imports
-    return imports.get("", imports.get("ai.onnx", 1))
 
 
 def _needs_one_type(group_norms: Sequence[GroupNorm], opset: int) -> dict[str, ir.DataType]:
@@ -90,7 +87,7 @@ def _replace(group_norm: GroupNorm, constants: Constants, target: str, opset: in
     if dtype != group_norm.dtype:
         new = builder.node("Cast", [new], "narrowed", group_norm.dtype, to=group_norm.dtype.value)
     last.graph.insert_before(last, builder.nodes)
-    if target == "plugin" and isinstance(last.graph, ir.Function):
+    if isinstance(last.graph, ir.Function):
         last.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     _take_over(output, new, constants.namer)
     for value in group_norm.shaped_like_x:
@@ -103,7 +100,7 @@ def _replace(group_norm: GroupNorm, constants: Constants, target: str, opset: in
 
 def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, target: str) -> ir.Value:
     plugin = target == "plugin"
-    rank = None if group_norm.output.shape is None else len(group_norm.output.shape)
+    rank = group_norm.rank
     if not plugin and group_norm.channels_last:
         x = builder.node("Transpose", [x], "to_channels_first", perm=_to_channels_first(rank))
     axis = -1 if plugin and group_norm.channels_last else 1
@@ -117,20 +114,26 @@ def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, targe
     if plugin and group_norm.activation == "leaky_relu":
         attributes["alpha"] = float(group_norm.alpha)
     op = group_norm.op_type if plugin else OP_TYPE
-    y = builder.node(op, [x, scale, bias], "GroupNorm", domain=DOMAIN if plugin else "", **attributes)
+    y = builder.node(op, [x, scale, bias], "GroupNorm", domain=DOMAIN, **attributes)
     if not plugin and group_norm.channels_last:
         y = builder.node("Transpose", [y], "to_channels_last", perm=_to_channels_last(rank))
     return y
 
 
-def _to_channels_first(rank: int | None) -> list[int]:
-    assert rank is not None, "a site that needs transposing has a known rank"
+def _to_channels_first(rank: int) -> list[int]:
     return [0, rank - 1, *range(1, rank - 1)]
 
 
-def _to_channels_last(rank: int | None) -> list[int]:
-    assert rank is not None, "a site that needs transposing has a known rank"
+def _to_channels_last(rank: int) -> list[int]:
     return [0, *range(2, rank), 1]
+
+
+def standardise(model: ir.Model) -> None:
+    """Gives the GroupNormalization nodes that `rewrite` made for target "onnx" to the ONNX domain, in place."""
+    for node in model.graph.all_nodes():
+        if node.domain == DOMAIN and node.op_type == OP_TYPE:
+            node.domain = ""
+    model.graph.opset_imports.pop(DOMAIN, None)
 
 
 def _take_over(old: ir.Value, new: ir.Value, namer: Namer) -> None:
@@ -173,9 +176,8 @@ def _inputs_of(node: ir.Node) -> list[ir.Value]:
     return [value for value in dict.fromkeys(inputs) if value is not None]
 
 
-def _declare(model: ir.Model, opset: int) -> None:
-    """Imports our domain and gives every operator of ours that is called its body."""
-    model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+def declare(model: ir.Model, opset: int) -> None:
+    """Gives every operator of ours that is called its body."""
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     types: dict[str, set[ir.DataType]] = {}
     containers: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]

@@ -1,7 +1,9 @@
 #include "ort/group_norm_kernel.h"
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
+#include <vector>
 
 #include "gn/group_norm_cpu.h"
 #if GN_WITH_CUDA
@@ -95,12 +97,26 @@ Shape GroupNormKernel::checked_shape(const Inputs& inputs) const {
   const Shape expected{channels};
   for (const auto& [name, value] : {std::pair{"scale", inputs.scale}, std::pair{"bias", inputs.bias}}) {
     const Shape actual = shape_of(api_, value);
-    if (actual != expected) {
+    if (actual != expected && !(broadcasts_scale() && actual == Shape{1})) {
       fail(std::string(name) + " has shape " + text(actual) + "; expected " + text(expected) + ", one per channel of X " +
            text(shape));
     }
   }
   return shape;
+}
+
+// The function body of ai.onnx GroupNormalization broadcasts, and ONNX's version converter writes models that rely on it:
+// one group, and a scale of one element. Such models ran before our kernel took over, so they have to run on it.
+bool GroupNormKernel::broadcasts_scale() const { return spec_.domain.empty() && spec_.provider == Provider::kCpu; }
+
+const void* GroupNormKernel::per_channel(const Value* value, const GroupNormProblem& problem,
+                                         std::vector<std::byte>* storage) const {
+  const auto* data = static_cast<const std::byte*>(data_of(api_, value));
+  if (problem.channels == 1 || shape_of(api_, value) != Shape{1}) return data;
+  const std::size_t bytes = problem.dtype == DType::kFloat64 ? 8 : problem.dtype == DType::kFloat32 ? 4 : 2;
+  storage->resize(static_cast<std::size_t>(problem.channels) * bytes);
+  for (std::size_t i = 0; i < storage->size(); ++i) (*storage)[i] = data[i % bytes];
+  return storage->data();
 }
 
 void GroupNormKernel::compute(KernelContext* context) const {
@@ -123,10 +139,12 @@ void GroupNormKernel::compute(KernelContext* context) const {
   for (std::size_t i = 0; i + 2 < shape.size(); ++i) problem.spatial *= shape[first_spatial + i];
   if (problem.batch == 0 || problem.channels == 0 || problem.spatial == 0) return;
 
+  std::vector<std::byte> scale;
+  std::vector<std::byte> bias;
   GroupNormBuffers buffers;
   buffers.x = data_of(api_, inputs.x);
-  buffers.scale = data_of(api_, inputs.scale);
-  buffers.bias = data_of(api_, inputs.bias);
+  buffers.scale = per_channel(inputs.scale, problem, &scale);
+  buffers.bias = per_channel(inputs.bias, problem, &bias);
   buffers.y = data_of(api_, y);
   if (spec_.provider == Provider::kCuda) {
     run_cuda(context, problem, inputs, buffers, shape);

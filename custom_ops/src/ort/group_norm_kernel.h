@@ -1,7 +1,9 @@
 // The kernel object of one node: attributes read once, inputs checked on every run.
 #pragma once
 
+#include <cstddef>
 #include <string>
+#include <vector>
 
 #include "ort/group_norm_op.h"
 #include "ort/handles.h"
@@ -20,6 +22,8 @@ class GroupNormKernel {
   struct Inputs;
   void read_attributes(const KernelInfo* info);
   Shape checked_shape(const Inputs& inputs) const;
+  bool broadcasts_scale() const;
+  const void* per_channel(const Value* value, const GroupNormProblem& problem, std::vector<std::byte>* storage) const;
   void run_cpu(KernelContext* context, const GroupNormProblem& problem, const Inputs& inputs,
                const GroupNormBuffers& buffers) const;
   void run_cuda(KernelContext* context, const GroupNormProblem& problem, const Inputs& inputs,
