@@ -12,6 +12,11 @@ from torch import nn
 
 from models.weights import randomise
 
+INPUTS = ("image",)
+OUTPUTS = ("scores", "boxes", "centreness")
+AXES = {"image": {0: "batch"}}
+LIBRARIES = ()
+
 GROUPS = 32
 STRIDES = (8, 16, 32, 64, 128)
 CLASSES = 20

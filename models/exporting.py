@@ -1,0 +1,96 @@
+"""Modules to ONNX files, by both of PyTorch's exporters.
+
+A refusal of the exporter itself is a value, `Refused` with its first line: it is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import pathlib
+import warnings
+from collections.abc import Mapping
+
+import torch
+
+Axes = Mapping[str, Mapping[int, str]]
+"""Input name -> axis -> name of the size, where it is not fixed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One way to export.
+
+    Attributes:
+        exporter: "torchscript" or "dynamo".
+        opset: The ONNX opset asked for.
+        dynamic: With the sizes that the model leaves open.
+        dtype: "float32" or "float16".
+    """
+
+    exporter: str = "torchscript"
+    opset: int = 17
+    dynamic: bool = False
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.exporter} {self.opset} {'dynamic' if self.dynamic else 'static'} {self.dtype}"
+
+
+class RefusedError(Exception):
+    """The exporter does not export this; the message is its own first line."""
+
+
+def export(
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    path: pathlib.Path,
+    form: Form,
+    *,
+    input_names: list[str],
+    output_names: list[str],
+    axes: Axes | None = None,
+) -> None:
+    """Writes the module to `path`. Module and inputs are of `form.dtype` already.
+
+    Raises:
+        RefusedError: The exporter fails.
+    """
+    keep = {name: dict(sizes) for name, sizes in (axes or {}).items()} if form.dynamic else None
+    try:
+        with _quiet(), torch.no_grad():
+            if form.exporter == "torchscript":
+                torch.onnx.export(
+                    module, inputs, str(path), opset_version=form.opset, dynamo=False,
+                    input_names=input_names, output_names=output_names, dynamic_axes=keep,
+                )  # fmt: skip
+            else:
+                shapes = None if keep is None else tuple(keep.get(name, {}) for name in input_names)
+                torch.onnx.export(
+                    module, inputs, str(path), opset_version=form.opset, dynamo=True, external_data=False, verbose=False,
+                    input_names=input_names, output_names=output_names, dynamic_shapes=shapes,
+                )  # fmt: skip
+    except Exception as error:  # an exporter raises anything at all
+        path.unlink(missing_ok=True)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        raise RefusedError(f"{type(error).__name__}: {lines[0]}"[:200]) from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Exporters print their progress and warn about themselves."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(previous)
+
+
+def cast(value: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Floating point inputs to the type of the export; indices and masks as they are."""
+    return value.to(getattr(torch, dtype)) if value.is_floating_point() else value
