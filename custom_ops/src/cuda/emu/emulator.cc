@@ -62,6 +62,8 @@ struct Thread {
   std::deque<std::vector<Copy>> batches;
   std::vector<Copy> open_batch;
   std::uint64_t cluster_generation = 0;
+  bool arrived_at_cluster = false;  // and has not waited yet
+  bool peers_run = false;           // this thread has waited for a cluster barrier
   std::exception_ptr error;
 };
 
@@ -199,12 +201,21 @@ void wait_for_copies(std::size_t pending_batches) {
   }
 }
 
-void arrive_at_cluster() { current().cluster_generation = machine->cluster_barrier.arrive(); }
+void arrive_at_cluster() {
+  require(!current().arrived_at_cluster, "it arrives twice at a cluster barrier without waiting");
+  current().arrived_at_cluster = true;
+  current().cluster_generation = machine->cluster_barrier.arrive();
+}
 
-void wait_for_cluster() { wait_while(machine->cluster_barrier, current().cluster_generation); }
+void wait_for_cluster() {
+  require(current().arrived_at_cluster, "it waits for a cluster barrier at which it did not arrive");
+  wait_while(machine->cluster_barrier, current().cluster_generation);
+  current().arrived_at_cluster = false;
+  current().peers_run = true;
+}
 
 void store_to_peer(void* shared, int rank, const void* value, std::size_t bytes) {
-  require(machine->cluster_barrier.generation > 0, "a store to a block that may not have started");
+  require(current().peers_run, "a store to a block that may not have started");
   require(rank >= 0 && rank < machine->grid.cluster, "a store to a block outside the cluster");
   Block& peer = machine->blocks[static_cast<std::size_t>(rank)];
   require(peer.running == machine->grid.threads, "a store to a block that may have ended");

@@ -1,0 +1,94 @@
+"""The CUDA kernels without a GPU: their sources run by the emulation, and the launch plan.
+
+The C++ tests compare with float64 (custom_ops/tests/cuda_emulated_test.cc says on what). Here they are built with the
+sanitizers and run, and kernels that are broken on purpose must make them fail.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+from types import ModuleType
+
+import pytest
+
+CUSTOM_OPS = pathlib.Path(__file__).parents[1] / "custom_ops"
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+EMULATED_TEST = "tests/cuda_emulated_test.cc"
+
+
+def _load_builder() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_emulated", CUSTOM_OPS / "bench" / "build_emulated.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build_emulated = _load_builder()
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++")))), reason="no C++ compiler"
+)
+
+
+def _run(program: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=900, check=False)
+
+
+def test_kernels_agree_with_float64(tmp_path: pathlib.Path) -> None:
+    """Every kernel, type, tail and alignment; in place; bits that depend on neither batch nor order of threads."""
+    objects = build_emulated.compile_objects(tmp_path, flags=("-O1", "-g1", *SANITIZERS), extra=(EMULATED_TEST,))
+    result = _run(build_emulated.link(objects, tmp_path / "emulated_test", *SANITIZERS), "--quick")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_kernels_agree_with_float64_on_every_kind_of_input(tmp_path: pathlib.Path) -> None:
+    objects = build_emulated.compile_objects(tmp_path, flags=("-O2",), extra=(EMULATED_TEST,))
+    result = _run(build_emulated.link(objects, tmp_path / "emulated_test"))
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
+def test_launch_plan(tmp_path: pathlib.Path) -> None:
+    """What holds for every shape and device, and what is chosen for the shapes of real networks."""
+    program = tmp_path / "plan_test"
+    sources = [CUSTOM_OPS / "tests" / "cuda_plan_test.cc", CUSTOM_OPS / "src" / "cuda" / "plan.cu"]
+    includes = [f"-I{CUSTOM_OPS / 'include'}", f"-I{CUSTOM_OPS / 'src' / 'cuda'}"]
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-DGN_EMULATE", *SANITIZERS, "-x", "c++"]
+    subprocess.run([build_emulated.compiler(), *flags, *includes, *map(str, sources), "-o", str(program)], check=True)
+    result = _run(program)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+
+
+BROKEN = {
+    "a part's own variance is left out when parts are combined": (
+        "moments.cuh", "part.squares + part.count * d * d;\n  }\n  return moments_at(origin, shift, squares", "part.count * d * d;\n  }\n  return moments_at(origin, shift, squares",
+    ),
+    "the mean's second part is dropped": ("contiguous.cuh", "to_float(bias[channel]) - offset * a;", "to_float(bias[channel]);"),
+    "a barrier is missing in the block's sum": ("reduce.cuh", "partial[warp()] = value;\n    block_barrier();", "partial[warp()] = value;"),
+    "a block writes to its peers before they run": ("cluster_exchange.cuh", "if (!joined) cluster_wait();", ""),
+    "the first pass reads copies that have not arrived": ("tile.cuh", "async_wait<kBatches - 1 - kBatch>();", ""),
+    "the last vector of a row takes the wrong channel": ("contiguous.cuh", ">= left;", "> left;"),
+    "a group's rows are counted once too often": ("columns.cuh", "(rows - row - 1) / p.rows_at_once", "(rows - row) / p.rows_at_once"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_broken_kernels_fail(mistake: str, tmp_path: pathlib.Path) -> None:
+    name, right, wrong = BROKEN[mistake]
+    root = tmp_path / "custom_ops"
+    for folder in ("src/cuda", "include", "tests"):
+        shutil.copytree(CUSTOM_OPS / folder, root / folder)
+    source = root / "src" / "cuda" / name
+    text = source.read_text()
+    assert text.count(right) >= 1, f"{name} no longer has the line that this test breaks"
+    source.write_text(text.replace(right, wrong))
+    flags = ("-O1", "-Wno-error")
+    objects = build_emulated.compile_objects(tmp_path / "build", flags=flags, extra=(EMULATED_TEST,), root=root)
+    result = _run(build_emulated.link(objects, tmp_path / "broken_test"), "--quick")
+    assert result.returncode != 0, "the tests did not notice"
