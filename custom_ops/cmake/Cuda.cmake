@@ -25,7 +25,7 @@ if(NOT GN_ONNX_CUDA MATCHES "^(OFF|off|0)$")
 endif()
 if(gn_cuda)
   file(GLOB gn_cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/src/cuda/*.cu")
-  add_library(gn_cuda_kernels STATIC ${gn_cuda_sources})
+  add_library(gn_cuda_kernels OBJECT ${gn_cuda_sources})
   target_include_directories(gn_cuda_kernels PUBLIC include PRIVATE src src/cuda)
   set_target_properties(gn_cuda_kernels PROPERTIES
     CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
