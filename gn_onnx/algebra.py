@@ -124,7 +124,20 @@ class Coefficient:
         return float(np.max(np.abs(self.array), initial=0.0))
 
     def scalar(self) -> float | None:
-        return float(self.array) if not self.atoms else None
+        """The number, where it is the same everywhere."""
+        first = float(self.array.ravel()[0]) if self.array.size else 0.0
+        return first if not self.atoms or np.all(self.array == first) else None
+
+    def varying(self, among: frozenset[Atom] | None = None) -> Coefficient:
+        """The same without atoms (of `among`) along which all elements are equal."""
+        array, atoms = self.array, list(self.atoms)
+        for atom in self.atoms:
+            axis = atoms.index(atom)
+            first = array.take([0], axis=axis)
+            if (among is None or atom in among) and np.all(array == first):
+                array = first.reshape([n for i, n in enumerate(array.shape) if i != axis])
+                atoms.remove(atom)
+        return Coefficient(array, tuple(atoms))
 
     def renamed(self, renaming: Renaming) -> Coefficient:
         if not any(atom in renaming for atom in self.atoms):
@@ -306,6 +319,7 @@ class Algebra:
         out: Poly = {}
         for monomial, coefficient in p.items():
             power = next((e for f, e in monomial if isinstance(f, X)), 0)
+            coefficient = coefficient.varying(over)
             inside = [(f, e) for f, e in monomial if not isinstance(f, X) and self.varies_along(f) & over]
             weighted = bool(set(coefficient.atoms) & over)
             if not power and not inside:

@@ -175,7 +175,7 @@ class Evaluation:
         return Fact(of_factor(Tensor(value, atoms, value.name or "t")), dims)
 
     def constant_fact(self, array: np.ndarray) -> Fact:
-        """A constant: varies only along the axes along which its elements differ."""
+        """A constant, one atom for every dimension larger than 1."""
         if array.size == 0:
             raise NotExpressible("an empty constant")
         self.algebra.tolerance = max(self.algebra.tolerance, _tolerance_of(array))
@@ -183,9 +183,6 @@ class Evaluation:
         if not np.all(np.isfinite(data)):
             raise NotExpressible("a constant that is not finite")
         dims = tuple(free_dim(Size.of(n)) for n in data.shape)
-        for axis in range(data.ndim):
-            if data.shape[axis] > 1 and np.all(data == data.take([0], axis=axis)):
-                data = data.take([0], axis=axis)
         atoms = tuple(dim[0] for dim, n in zip(dims, data.shape, strict=True) if n > 1)
         coefficient = Coefficient(data.reshape([n for n in data.shape if n > 1]), atoms)
         poly: Poly = {} if not np.any(data) else {frozenset(): coefficient}

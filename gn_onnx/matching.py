@@ -56,7 +56,7 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
         raise Mismatch("the statistics are those of one slice")
     if group != parts.mean_atoms:
         raise Mismatch("the mean is taken over other axes than the variance")
-    scale_atoms = _varies(algebra, parts.scale) | _varies(algebra, parts.bias)
+    scale_atoms = _lies_along(parts.scale) | _lies_along(parts.bias)
     axis, groups = _channel_axis(fact.dims, group, scale_atoms)
     channel = fact.dims[axis]
     for what, poly in (("scale", parts.scale), ("bias", parts.bias)):
@@ -69,7 +69,7 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
         scale=_per_channel(algebra, parts.scale, channel, size, "scale"),
         bias=_per_channel(algebra, parts.bias, channel, size, "bias"),
         num_channels=size.static,
-        has_affine=bool(scale_atoms),
+        has_affine=any(atom in channel for atom in scale_atoms),
     )
 
 
@@ -218,16 +218,25 @@ def _all(dim: tuple[Atom, ...], group: frozenset[Atom]) -> bool:
     return all(atom in group for atom in dim)
 
 
-def _varies(algebra: Algebra, poly: Poly) -> frozenset[Atom]:
-    return algebra.poly_varies_along(poly)
+def _lies_along(poly: Poly) -> frozenset[Atom]:
+    """The atoms that parameters have a dimension for, whether or not their elements differ."""
+    out: set[Atom] = set()
+    for monomial, coefficient in poly.items():
+        out.update(coefficient.atoms)
+        out.update(atom for f, _ in monomial if isinstance(f, Tensor) for atom in f.atoms)
+    return frozenset(out)
 
 
 def _check_along_channels(dims: Dims, what: str, poly: Poly, axis: int) -> None:
     axis_of = {atom: i for i, dim in enumerate(dims) for atom in dim}
     for monomial, coefficient in poly.items():
         tensors = [f for f, _ in monomial if isinstance(f, Tensor)]
-        atoms = set(coefficient.atoms).union(*(f.atoms for f in tensors))
+        atoms = set(coefficient.varying().atoms).union(*(f.atoms for f in tensors))
         elsewhere = sorted({axis_of.get(atom, -1) for atom in atoms} - {axis})
+        laid_out = {axis_of.get(atom, -1) for atom in coefficient.atoms} - {axis, 0}
+        if not elsewhere and laid_out and what == "scale":
+            # All ones, but with a dimension of its own along another axis: somebody's LayerNorm.
+            elsewhere = sorted(laid_out)
         if not elsewhere:
             continue
         per_sample = any(axis_of.get(atom) == 0 for f in tensors for atom in f.atoms)
@@ -251,6 +260,7 @@ def _per_channel(algebra: Algebra, poly: Poly, channel: tuple[Atom, ...], size: 
             if factor.atoms not in ((), channel):
                 raise Mismatch(f"the {what} is a tensor that does not lie along the channels as a whole")
             values.extend([factor.key] * int(exponent))
+        coefficient = coefficient.varying()
         array = coefficient.aligned(channel)
         if coefficient.atoms:
             static = size.static

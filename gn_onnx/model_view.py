@@ -40,6 +40,7 @@ class ModelView:
         self.containers: list[Container] = []
         self._imports: dict[ir.Node, Mapping[str, int]] = {}
         self._constants: dict[ir.Value, np.ndarray | None] = {}
+        self._fixed: set[ir.Value] | None = None
         self._inferred: dict[str, Inferred] | None = None
         roots: list[Container] = [model.graph, *model.functions.values()]
         for container in roots:
@@ -58,6 +59,21 @@ class ModelView:
         domain = "" if node.domain in STANDARD_DOMAINS else node.domain
         imports = self._imports[node]
         return imports.get(domain, imports.get("ai.onnx", 0) if domain == "" else 0)
+
+    def is_fixed(self, value: ir.Value) -> bool:
+        """Whether the value is computed from weights and constants alone, however large (nothing is evaluated)."""
+        if self._fixed is None:
+            self._fixed = set()
+            for node in self.position:
+                inputs = [v for v in node.inputs if v is not None]
+                pure = node.op_type not in _NOT_FOLDED and next(subgraphs(node), None) is None
+                if pure and all(self._is_weight(v) or v in self._fixed for v in inputs):
+                    self._fixed.update(node.outputs)
+        return self._is_weight(value) or value in self._fixed
+
+    @staticmethod
+    def _is_weight(value: ir.Value) -> bool:
+        return value.is_initializer() and not value.is_graph_input()
 
     def constant(self, value: ir.Value) -> np.ndarray | None:
         """The array of a value that is the same in every run, or None.

@@ -51,6 +51,7 @@ def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], lis
     sites: dict[ir.Value, GroupNorm] = {}
     covered: set[ir.Node] = set()
     ends: set[ir.Value] = set()
+    explained: set[ir.Node] = set()
     refused: dict[ir.Node, Rejection] = {}
     for seed in find_seeds(view, container):
         if seed.node in covered:
@@ -77,8 +78,12 @@ def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], lis
             refusals.extend(walk.refusal())
             if walk.is_settled():
                 break
-        if seed.node not in covered and refusals:
-            refused[seed.node] = max(refusals, key=lambda r: r.progress).rejection
+        best = max(refusals, key=lambda r: r.progress, default=None)
+        if seed.node in covered or best is None or seed.node in explained:
+            continue
+        if not (seed.node.op_type in _ALREADY_ONE_NODE and best.rejection.node == (seed.node.name or "")):
+            refused[seed.node] = best.rejection
+        explained |= best.nodes
     order = view.position
     ordered = sorted(sites.values(), key=lambda s: order[_producer(s.output)])
     replaced = {node for site in ordered for node in (_producer(site.output),)}
@@ -115,6 +120,7 @@ class _Refusal:
 
     progress: int
     rejection: Rejection
+    nodes: frozenset[ir.Node] = frozenset()
 
 
 def _walk(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...], *, only: bool) -> _Walk | _Refusal:
@@ -367,19 +373,32 @@ class _Walk:
     def refusal(self) -> list[_Refusal]:
         """Why nothing of this walk is a GroupNorm; empty when nothing of it looks like one."""
         evaluation = self.evaluation
+        nodes = frozenset(node for value in evaluation.facts if (node := value.producer()) is not None)
         normalised = [value for value in self.mismatches if self._holds_x(evaluation.facts[value])]
         own = [value for value in normalised if evaluation.facts[value].dims == evaluation.dims]
         if normalised:
             value = (own or normalised)[0]
             reached = evaluation.algebra.show(evaluation.facts[value].poly)
             rejection = _rejection(_producer(value), str(self.mismatches[value]), reached)
-            return [_Refusal(3 if own else 2, rejection)]
+            return [_Refusal(3 if own else 2, rejection, nodes)]
+        for value in self.mismatches:
+            if self._normalises_another(evaluation.facts[value]):
+                reason = "another tensor is normalised with the statistics of this one"
+                rejection = _rejection(_producer(value), reason, evaluation.algebra.show(evaluation.facts[value].poly))
+                return [_Refusal(1, rejection, nodes)]
         for node, reason in self.broken:
             facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
             rooted = [f for f in facts if any(isinstance(factor, Root) for m in f.poly for factor, _ in m)]
             if rooted:
-                return [_Refusal(1, _rejection(node, reason, evaluation.algebra.show(rooted[0].poly)))]
+                return [_Refusal(1, _rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
         return []
+
+    @staticmethod
+    def _normalises_another(fact: Fact) -> bool:
+        return any(
+            any(isinstance(f, Root) and e < 0 for f, e in m) and any(isinstance(f, Tensor) and len(f.atoms) > 2 for f, _ in m)
+            for m in fact.poly
+        )
 
     @staticmethod
     def _holds_x(fact: Fact) -> bool:

@@ -75,8 +75,8 @@ def _candidates(
     view: ModelView, seed: ir.Node, inputs: Sequence[ir.Value | None]
 ) -> Iterator[tuple[ir.Value, tuple[ir.Node, ...]]]:
     for value in inputs:
-        if value is None or view.constant(value) is not None:
-            continue
+        if value is None or view.is_fixed(value):
+            continue  # weights that are standardised are no activations
         chain: list[tuple[ir.Value, tuple[ir.Node, ...]]] = [(value, (seed,))]
         for _ in range(_MAX_STEPS):
             step = _step_back(view, chain[-1][0], seed)
@@ -95,10 +95,10 @@ def _step_back(view: ModelView, value: ir.Value, seed: ir.Node) -> tuple[ir.Node
     if node.op_type in _LAYOUT_ONLY:
         source = node.inputs[0]
     elif node.op_type in _ARITHMETIC:
-        varying = {v for v in node.inputs if v is not None and view.constant(v) is None}
+        varying = {v for v in node.inputs if v is not None and not view.is_fixed(v)}
         source = varying.pop() if len(varying) == 1 else None
     else:
         return None
-    if source is None or view.constant(source) is not None:
+    if source is None or view.is_fixed(source):
         return None
     return node, source

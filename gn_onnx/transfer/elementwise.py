@@ -70,6 +70,14 @@ def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return operand(evaluation, node, 0, depth)
 
 
+def _cast_like(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    like = node.inputs[1]
+    dtype = None if like is None else evaluation.view.dtype(like)
+    if dtype not in FLOATS:
+        raise NotExpressible("a cast to a type that is not a float, or not known")
+    return operand(evaluation, node, 0, depth)
+
+
 def _identity(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return operand(evaluation, node, 0, depth)
 
@@ -167,7 +175,7 @@ TABLE: dict[str, TransferFunction] = {
     "Max": _max,
     "Clip": _clip,
     "Cast": _cast,
-    "CastLike": _identity,
+    "CastLike": _cast_like,
     "Identity": _identity,
     "Dropout": _dropout,
     "Where": _where,

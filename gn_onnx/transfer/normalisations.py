@@ -32,6 +32,10 @@ def _affine(evaluation: Evaluation, fact: Fact, scale: Fact | None, bias: Fact |
     return fact if bias is None else binary(evaluation, fact, bias, evaluation.algebra.add)
 
 
+def _without_uniform(fact: Fact) -> Fact:
+    return Fact({monomial: coefficient.varying() for monomial, coefficient in fact.poly.items()}, fact.dims)
+
+
 def _along(fact: Fact, axis: int, rank: int) -> Fact:
     """A vector that lies along one axis of a tensor of the given rank."""
     if len(fact.dims) != 1:
@@ -56,7 +60,8 @@ def _layer(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, 
     rank = len(fact.dims)
     reduced = range(int_attribute(evaluation, node, "axis", -1) % rank, rank)
     normal, mean, rstd = standardised(evaluation, fact, reduced, float_attribute(evaluation, node, "epsilon", 1e-5))
-    scale = operand(evaluation, node, 1, depth)
+    # The operator wants a scale even where there is none: all ones are no sign of an affine of the author's.
+    scale = _without_uniform(operand(evaluation, node, 1, depth))
     bias = operand(evaluation, node, 2, depth) if has_input(node, 2) else None
     facts = (_affine(evaluation, normal, scale, bias), mean, rstd)
     return dict(zip(node.outputs, facts, strict=False))
