@@ -74,8 +74,15 @@ def export(
                 )  # fmt: skip
     except Exception as error:  # an exporter raises anything at all
         path.unlink(missing_ok=True)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-        raise RefusedError(f"{type(error).__name__}: {lines[0]}"[:200]) from error
+        raise RefusedError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause: outer ones only say which step of the export failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
 @contextlib.contextmanager
