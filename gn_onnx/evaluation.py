@@ -24,9 +24,7 @@ _MAX_LIFT_DEPTH = 16
 _THROUGH = {"Expand", "Identity", "Cast", "CastLike", "Constant", "Tile"}
 """Operators that are looked through even when their result has the size of an activation."""
 
-TOLERANCE = {ir.DataType.FLOAT16: 1e-3, ir.DataType.BFLOAT16: 8e-3}
-"""Relative error of a product of two rounded constants (2^-11 and 2^-8 each); others, `DEFAULT_TOLERANCE`."""
-DEFAULT_TOLERANCE = 1e-6
+_MAX_COUNTS = 512
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -73,10 +71,7 @@ class Evaluation:
             pieces = [s.substitute(bindings) for s in cuts.get(axis, [size])]
             dims.append(tuple(Atom(axis, i, s) for i, s in enumerate(pieces) if not s.is_one))
         self.dims: Dims = tuple(dims)
-        self.algebra = Algebra(
-            frozenset(atom for dim in self.dims for atom in dim),
-            TOLERANCE.get(root.dtype or ir.DataType.FLOAT, DEFAULT_TOLERANCE),
-        )
+        self.algebra = Algebra(frozenset(atom for dim in self.dims for atom in dim))
         self.facts: dict[ir.Value, Fact] = {root: Fact(of_factor(THE_X), self.dims)}
         self.broken: dict[ir.Value, str] = {}
         self.call: ir.Node | None = None
@@ -178,8 +173,7 @@ class Evaluation:
         """A constant, one atom for every dimension larger than 1."""
         if array.size == 0:
             raise NotExpressible("an empty constant")
-        self.algebra.tolerance = max(self.algebra.tolerance, _tolerance_of(array))
-        data = array.astype(np.float64)
+        data = self._unrounded(array)
         if not np.all(np.isfinite(data)):
             raise NotExpressible("a constant that is not finite")
         dims = tuple(free_dim(Size.of(n)) for n in data.shape)
@@ -187,6 +181,23 @@ class Evaluation:
         coefficient = Coefficient(data.reshape([n for n in data.shape if n > 1]), atoms)
         poly: Poly = {} if not np.any(data) else {frozenset(): coefficient}
         return Fact(poly, dims)
+
+    def _unrounded(self, array: np.ndarray) -> np.ndarray:
+        """In float64; a 16-bit number that is the rounding of some group's size, or of 1 over it, is that size."""
+        data = array.astype(np.float64)
+        if array.size != 1 or array.dtype.itemsize != 2:
+            return data
+        number = data.ravel()[0]
+        counts = {1}
+        for atom in self.algebra.x_atoms:
+            size = atom.size.static
+            if size is not None and len(counts) < _MAX_COUNTS:
+                counts |= {size * count for count in counts}
+        for count in sorted(counts):
+            for meant in (float(count), 1.0 / count):
+                if float(np.asarray(meant, dtype=array.dtype)) == number:
+                    return np.full_like(data, meant)
+        return data
 
     def shape(self, value: ir.Value) -> tuple[Size, ...] | None:
         fact = self.facts.get(value) or self._lifted.get(value)
@@ -208,11 +219,3 @@ class Evaluation:
         """Both expressions in one common layout (NumPy broadcasting)."""
         dims, renaming = unify(a.dims, b.dims)
         return renamed(a.poly, renaming), renamed(b.poly, renaming), dims
-
-
-def _tolerance_of(array: np.ndarray) -> float:
-    if array.dtype == np.float16:
-        return TOLERANCE[ir.DataType.FLOAT16]
-    if array.dtype.name == "bfloat16":
-        return TOLERANCE[ir.DataType.BFLOAT16]
-    return 0.0

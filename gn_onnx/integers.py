@@ -211,6 +211,17 @@ def _divide(a: Size, b: Size) -> Size:
     return quotient
 
 
+def _div(context: Context, node: ir.Node) -> np.ndarray:
+    whole = node.inputs[0] is not None and context.view.dtype(node.inputs[0]) in _INTEGERS
+
+    def divide(a: Size, b: Size) -> Size:
+        if whole and a.static is not None and b.static is not None:
+            return Size.of(int(a.factor / b.factor))  # towards zero, as integers divide
+        return _divide(a, b)
+
+    return _map(divide, _input(context, node, 0), _input(context, node, 1))
+
+
 def _static_binary(function: Callable[[int, int], int]) -> Callable[[Size, Size], Size]:
     return lambda a, b: Size.of(function(static(a), static(b)))
 
@@ -290,7 +301,7 @@ _OPS: dict[str, Callable[[Context, ir.Node], np.ndarray | None]] = {
     "Floor": _same,
     "Ceil": _same,
     "Mul": _binary(lambda a, b: a * b),
-    "Div": _binary(_divide),
+    "Div": _div,
     "Add": _binary(_add),
     "Sub": _binary(_subtract),
     "Mod": _binary(_static_binary(lambda a, b: a % b)),

@@ -67,6 +67,8 @@ def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], lis
             for site in walk.sites():
                 if site.nodes & covered and seed.node not in site.nodes:
                     continue
+                if site.trivial and any(refusal.progress == _IN_OWN_LAYOUT for refusal in refusals):
+                    continue  # the same numbers, but what was meant is another normalisation of a farther x
                 covered |= site.nodes
                 ends.add(site.group_norm.output)
                 if site.left_alone is None:
@@ -112,6 +114,12 @@ class _Site:
     group_norm: GroupNorm
     nodes: frozenset[ir.Node]
     left_alone: str | None
+    trivial: bool
+    """As many groups as channels and no affine: a piece of almost any normalisation, in some layout."""
+
+
+_ROOT_TAKEN, _NORMALISED, _IN_OWN_LAYOUT = 1, 2, 3
+"""How far a proof got: a root of something; x divided by it; and that brought back to the layout of x."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +240,7 @@ class _Walk:
                 if order[_producer(later)] > order[_producer(current)] and self._leads_only_to(current, later):
                     current = later
             behind |= self._descendants(value)
-            if not self._is_other_normalisation(value):
+            if not self._is_other_normalisation(current):
                 chosen.append(current)
         return [self._site(value) for value in chosen]
 
@@ -298,7 +306,9 @@ class _Walk:
         """Whether a fixed scale along other axes follows: then the axis that was taken for the channels is none."""
         if self.matches[value].has_affine:
             return False
-        return any(self.mismatches[v].elsewhere for v in self._descendants(value) if v in self.mismatches)
+        dims = self.evaluation.facts[value].dims
+        behind = (v for v in self._descendants(value) if v in self.mismatches)
+        return any(self.mismatches[v].elsewhere and self.evaluation.facts[v].dims == dims for v in behind)
 
     def _site(self, value: ir.Value) -> _Site:
         answer, root = self.matches[value], self.evaluation.root
@@ -330,7 +340,8 @@ class _Walk:
             left_alone = ""
         elif self._is_layer_norm(answer, nodes, rank):
             left_alone = "a LayerNorm: the statistics of each position, over the last axis"
-        return _Site(group_norm, frozenset(nodes), left_alone)
+        trivial = answer.num_groups == answer.num_channels and not answer.has_affine
+        return _Site(group_norm, frozenset(nodes), left_alone, trivial)
 
     def _has_shape_of_x(self, value: ir.Value, nodes: list[ir.Node]) -> bool:
         return value.producer() in nodes and self.evaluation.facts[value].dims == self.evaluation.dims
@@ -380,17 +391,17 @@ class _Walk:
             value = (own or normalised)[0]
             reached = evaluation.algebra.show(evaluation.facts[value].poly)
             rejection = _rejection(_producer(value), str(self.mismatches[value]), reached)
-            return [_Refusal(3 if own else 2, rejection, nodes)]
+            return [_Refusal(_IN_OWN_LAYOUT if own else _NORMALISED, rejection, nodes)]
         for value in self.mismatches:
             if self._normalises_another(evaluation.facts[value]):
                 reason = "another tensor is normalised with the statistics of this one"
                 rejection = _rejection(_producer(value), reason, evaluation.algebra.show(evaluation.facts[value].poly))
-                return [_Refusal(1, rejection, nodes)]
+                return [_Refusal(_ROOT_TAKEN, rejection, nodes)]
         for node, reason in self.broken:
             facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
             rooted = [f for f in facts if any(isinstance(factor, Root) for m in f.poly for factor, _ in m)]
             if rooted:
-                return [_Refusal(1, _rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
+                return [_Refusal(_ROOT_TAKEN, _rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
         return []
 
     @staticmethod

@@ -145,8 +145,22 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
         elif name not in inputs:
             info = onnx.helper.make_tensor_value_info(name, tensor.dtype.value, [int(d) for d in tensor.shape])
             proto.graph.input.append(info)
+    _without_identities(proto.graph)
     proto.functions.extend(ir.to_proto(function) for function in model.functions.values())
     return proto
+
+
+def _without_identities(graph: onnx.GraphProto) -> None:
+    """Reads small constants directly: inference does not follow the value of a shape through Identity."""
+    constants = {tensor.name for tensor in graph.initializer}
+    constants.update(node.output[0] for node in graph.node if node.op_type == "Constant")
+    source: dict[str, str] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in source:
+                node.input[i] = source[name]
+        if node.op_type == "Identity" and node.input[0] in constants:
+            source[node.output[0]] = node.input[0]
 
 
 def _annotations(graph: ir.Graph) -> Iterable[onnx.ValueInfoProto]:

@@ -152,13 +152,38 @@ def _abs(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 
 def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     condition = None if node.inputs[0] is None else evaluation.view.folded(node.inputs[0])
-    if condition is None or condition.size == 0 or np.any(condition != condition.ravel()[0]):
+    if condition is not None and condition.size and np.all(condition == condition.ravel()[0]):
+        holds: bool | None = bool(condition.ravel()[0])
+    else:
+        holds = _always(evaluation, node, depth)
+    if holds is None:
         raise NotExpressible("a choice that depends on the data")
-    chosen, other = (1, 2) if condition.ravel()[0] else (2, 1)
+    chosen, other = (1, 2) if holds else (2, 1)
     fact = operand(evaluation, node, chosen, depth)
     zero = Fact(constant(0.0), operand(evaluation, node, other, depth).dims)
     return binary(evaluation, fact, zero, evaluation.algebra.add)  # the other operand still broadcasts
 
+
+def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
+    """What the comparison in front of a Where gives for every x, where a lower bound of the value tells."""
+    test = None if node.inputs[0] is None else node.inputs[0].producer()
+    if test is None or test.op_type not in _COMPARISONS:
+        return None
+    bound = scalar_constant(evaluation, test, 1, depth)
+    if bound is None:
+        return None
+    low = evaluation.algebra.lower_bound(operand(evaluation, test, 0, depth).poly)
+    above, answer = _COMPARISONS[test.op_type]
+    if bound < low or (bound == low and not above):
+        return answer
+    # At the bound itself the other branch is taken, which makes no difference where that is the bound.
+    if bound == low and scalar_constant(evaluation, node, 2 if answer else 1, depth) == bound:
+        return answer
+    return None
+
+
+_COMPARISONS = {"Less": (False, False), "LessOrEqual": (True, False), "Greater": (True, True), "GreaterOrEqual": (False, True)}
+"""Operator -> (the value has to be strictly above the bound to decide, and then the answer is)."""
 
 TABLE: dict[str, TransferFunction] = {
     "Add": _binary(lambda e: e.algebra.add),

@@ -64,9 +64,15 @@ def _squeeze(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         if any(dim and dim_size(dim).static is None for dim in fact.dims):
             raise NotExpressible("a Squeeze of whatever happens to have size 1")
         gone = [i for i, dim in enumerate(fact.dims) if not dim]
-    if any(fact.dims[i] for i in gone):
+    if any(not dim_size(fact.dims[i]).is_one for i in gone):
         raise NotExpressible("a Squeeze of a dimension that is not known to have size 1")
-    return Fact(fact.poly, tuple(dim for i, dim in enumerate(fact.dims) if i not in gone))
+    dims = [dim for i, dim in enumerate(fact.dims) if i not in gone]
+    marks = tuple(atom for i in gone for atom in fact.dims[i])
+    if marks and dims:
+        dims[-1] = marks + dims[-1]  # a slice mark has to stay somewhere
+    elif marks:
+        raise NotExpressible("a Squeeze of the last dimension of a slice")
+    return Fact(fact.poly, tuple(dims))
 
 
 def _expand(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:

@@ -15,7 +15,7 @@ from gn_onnx.algebra import Coefficient, NotExpressible, Poly, Tensor
 from gn_onnx.evaluation import Evaluation, Fact
 from gn_onnx.layout import Atom, dim_size, free_dim
 from gn_onnx.sizes import Size
-from gn_onnx.transfer.common import TransferFunction, axes, int_attribute, ints_attribute, operand
+from gn_onnx.transfer.common import TransferFunction, int_attribute, ints_attribute, operand
 from gn_onnx.transfer.moving import reshaped
 
 
@@ -54,34 +54,53 @@ def _split(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, 
 
 def _slice(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     fact = operand(evaluation, node, 0, depth)
-    start, end, axis = _one_range(evaluation, node, len(fact.dims))
-    size = dim_size(fact.dims[axis]).static
-    if size is None or size == 0:
-        raise NotExpressible("a Slice of an axis of unknown size")
-    start, end, _ = slice(start, end).indices(size)
-    length = end - start
-    if length == size:
-        return fact
-    if length <= 0 or size % length or start % length:
-        raise NotExpressible("a Slice that is not one of several equal parts")
-    return _part(fact, axis, size // length, start // length)
+    for axis, start, end in _ranges(evaluation, node, len(fact.dims)):
+        size = dim_size(fact.dims[axis]).static
+        if start == 0 and end >= _TO_THE_END:
+            continue
+        if size is None or size == 0:
+            raise NotExpressible("a Slice of an axis of unknown size")
+        first, last, _ = slice(start, end).indices(size)
+        length = last - first
+        if length == size:
+            continue
+        if length <= 0 or size % length or first % length:
+            raise NotExpressible("a Slice that is not one of several equal parts")
+        fact = _part(fact, axis, size // length, first // length)
+    return fact
 
 
-def _one_range(evaluation: Evaluation, node: ir.Node, rank: int) -> tuple[int, int, int]:
-    """start, end and axis of a Slice along one axis with step 1."""
-    if "starts" in node.attributes:
-        starts, ends = ints_attribute(evaluation, node, "starts"), ints_attribute(evaluation, node, "ends")
-        along = axes(evaluation, node, rank) or [0]
-        steps = [1]
-    else:
-        arrays = [evaluation.integers(v) if v is not None else None for v in node.inputs[1:]]
-        values = [None if a is None else [size.static for size in a.ravel()] for a in arrays]
-        starts, ends = (list(filter(lambda v: v is not None, part or [])) for part in values[:2])
-        along = [0 if axis is None else axis % rank for axis in (values[2] if len(values) > 2 and values[2] else [0])]
-        steps = [0 if step is None else step for step in (values[3] if len(values) > 3 and values[3] else [1])]
-    if not starts or not ends or len(starts) != 1 or len(ends) != 1 or len(along) != 1 or steps != [1]:
-        raise NotExpressible("a Slice other than one range of one axis")
-    return starts[0], ends[0], along[0]
+_TO_THE_END = 1 << 30
+"""Exporters write the largest int32 or int64 for an open end."""
+
+
+def _ranges(evaluation: Evaluation, node: ir.Node, rank: int) -> list[tuple[int, int, int]]:
+    """(axis, start, end) of a Slice with steps of 1."""
+    starts, ends = ints_attribute(evaluation, node, "starts"), ints_attribute(evaluation, node, "ends")
+    along, steps = ints_attribute(evaluation, node, "axes"), None
+    if starts is None or ends is None:
+        values = [_known(evaluation, value) for value in node.inputs[1:]]
+        starts, ends = values[0], values[1]
+        along = values[2] if len(values) > 2 else None
+        steps = values[3] if len(values) > 3 else None
+    if starts is None or ends is None:
+        raise NotExpressible("a Slice whose range is only known at run time")
+    along = list(range(len(starts))) if along is None else [axis % rank for axis in along]
+    if any(step != 1 for step in steps or []) or not len(starts) == len(ends) == len(along):
+        raise NotExpressible("a Slice with steps")
+    return list(zip(along, starts, ends, strict=True))
+
+
+def _known(evaluation: Evaluation, value: ir.Value | None) -> list[int] | None:
+    array = None if value is None else evaluation.integers(value)
+    if array is None:
+        if value is None:
+            return None
+        raise NotExpressible("a Slice whose range is only known at run time")
+    numbers = [size.static for size in array.ravel()]
+    if any(number is None for number in numbers):
+        raise NotExpressible("a Slice whose range is only known at run time")
+    return [number for number in numbers if number is not None]
 
 
 def _concat(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -89,13 +108,13 @@ def _concat(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         return _copies(evaluation, node, depth)
     facts = [operand(evaluation, node, i, depth) for i in range(len(node.inputs))]
     axis = int_attribute(evaluation, node, "axis", 0) % max(len(facts[0].dims), 1)
-    marks = [dim[0] for dim in (f.dims[axis] for f in facts if len(f.dims) > axis) if dim and dim[0].at is not None]
+    marks = [atom for f in facts for dim in f.dims for atom in dim if atom.at is not None]
     if [mark.at for mark in marks] != list(range(len(facts))) or len({(m.axis, m.index) for m in marks}) != 1:
         raise NotExpressible("a Concat of other things than all slices of one axis in order")
     outer = _whole(evaluation, marks[0])
     if outer.size != Size.of(len(facts)):
         raise NotExpressible("a Concat of some of an axis' slices")
-    rests = {(*f.dims[:axis], f.dims[axis][1:], *f.dims[axis + 1 :]) for f in facts}
+    rests = {tuple(tuple(atom for atom in dim if atom.at is None) for dim in f.dims) for f in facts}
     if len(rests) != 1:
         raise NotExpressible("a Concat of slices in different layouts")
     (dims,) = rests
