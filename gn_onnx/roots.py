@@ -16,6 +16,7 @@ STATISTICS = {
     "ReduceSumSquare",
     "ReduceL2",
     "GlobalAveragePool",
+    "AveragePool",
     "InstanceNormalization",
     "LayerNormalization",
     "BatchNormalization",

@@ -2,7 +2,7 @@
 
 To teach the recogniser a new operator, write its function in the file of its kind and add a line to that file's
 table: `elementwise` (arithmetic), `moving` (layout only), `slices` (parts of an
-axis and back), `reductions`, `normalisations` (one node that normalises).
+axis and back), `reductions`, `contractions` (products that are summed), `normalisations` (one node that normalises).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gn_onnx.algebra import NotExpressible
 from gn_onnx.evaluation import Evaluation, Fact
 from gn_onnx.group_norm import DOMAIN
 from gn_onnx.model_view import STANDARD_DOMAINS
-from gn_onnx.transfer import calls, elementwise, moving, normalisations, reductions, slices
+from gn_onnx.transfer import calls, contractions, elementwise, moving, normalisations, reductions, slices
 from gn_onnx.transfer.common import TransferFunction
 
 TRANSFER: dict[str, TransferFunction] = {
@@ -21,6 +21,7 @@ TRANSFER: dict[str, TransferFunction] = {
     **moving.TABLE,
     **slices.TABLE,
     **reductions.TABLE,
+    **contractions.TABLE,
     **normalisations.TABLE,
 }
 """Operators of the ONNX domain."""

@@ -105,6 +105,10 @@ def _gather(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     fact = operand(evaluation, node, 0, depth)
     axis = int_attribute(evaluation, node, "axis", 0) % max(len(fact.dims), 1)
     indices = None if node.inputs[1] is None else evaluation.view.folded(node.inputs[1])
+    if indices is not None and node.op_type == "GatherND":
+        if indices.ndim != 2 or indices.shape[1] != 1 or int_attribute(evaluation, node, "batch_dims", 0):
+            raise NotExpressible("a GatherND along more than the first axis")
+        indices = indices.ravel()
     size = dim_size(fact.dims[axis]).static if fact.dims else None
     if indices is None or not size or not indices.size or indices.size % size:
         raise NotExpressible("a Gather that does not repeat an axis evenly")
@@ -140,5 +144,6 @@ TABLE: dict[str, TransferFunction] = {
     "Expand": _expand,
     "Tile": _tile,
     "Gather": _gather,
+    "GatherND": _gather,
     "ConstantOfShape": _constant_of_shape,
 }

@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from gn_onnx.algebra import NotExpressible, Poly, of_size
 from gn_onnx.evaluation import Evaluation, Fact
+from gn_onnx.layout import dim_size
 from gn_onnx.sizes import product
-from gn_onnx.transfer.common import TransferFunction, axes, int_attribute, operand
+from gn_onnx.transfer.common import TransferFunction, axes, int_attribute, ints_attribute, operand
 
 
 def mean_over(evaluation: Evaluation, fact: Fact, reduced: Sequence[int], *, keepdims: bool = True) -> Fact:
@@ -65,10 +66,23 @@ def _global_average_pool(evaluation: Evaluation, node: ir.Node, depth: int) -> F
     return mean_over(evaluation, fact, range(2, len(fact.dims)))
 
 
+def _average_pool(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """AveragePool whose kernel is the whole map."""
+    fact = operand(evaluation, node, 0, depth)
+    kernel = ints_attribute(evaluation, node, "kernel_shape") or []
+    spatial = [dim_size(dim).static for dim in fact.dims[2:]]
+    padded = any(ints_attribute(evaluation, node, "pads") or [])
+    automatic = evaluation.attribute(node, "auto_pad")
+    if padded or kernel != spatial or (automatic is not None and automatic.as_string() not in ("NOTSET", "VALID")):
+        raise NotExpressible("an AveragePool over less than the whole map")
+    return mean_over(evaluation, fact, range(2, len(fact.dims)))
+
+
 TABLE: dict[str, TransferFunction] = {
     "ReduceMean": _reduction(_same, _same, total=False),
     "ReduceSum": _reduction(_same, _same, total=True),
     "ReduceSumSquare": _reduction(_square, _same, total=True),
     "ReduceL2": _reduction(_square, _sqrt, total=True),
     "GlobalAveragePool": _global_average_pool,
+    "AveragePool": _average_pool,
 }

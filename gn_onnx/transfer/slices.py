@@ -70,8 +70,8 @@ def _slice(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return fact
 
 
-_TO_THE_END = 1 << 30
-"""Exporters write the largest int32 or int64 for an open end."""
+_TO_THE_END = 10**9
+"""Exporters write this or a larger number for an open end."""
 
 
 def _ranges(evaluation: Evaluation, node: ir.Node, rank: int) -> list[tuple[int, int, int]]:
