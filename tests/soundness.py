@@ -1,0 +1,86 @@
+"""Whether fusing keeps what a model computes: on three kinds of input and several sizes, in float64."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from evaluate import Unsupported
+from helpers import KINDS, TOLERANCE, difference, evaluator, sample
+
+from gn_onnx import fuse
+
+FAILURES = (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError, MemoryError, Unsupported)
+"""What a model that cannot run raises in the evaluator (ValueError covers NumPy's shape errors)."""
+
+_TYPE_NAMES = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+
+
+def tolerance(model: onnx.ModelProto) -> float:
+    kinds = {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    kinds |= {tensor.data_type for tensor in model.graph.initializer}
+    return max(TOLERANCE[_TYPE_NAMES[kind]] for kind in kinds if kind in _TYPE_NAMES)
+
+
+def shapes_of_x(model: onnx.ModelProto, drawn: tuple[int, ...], rng: random.Random) -> list[tuple[int, ...]]:
+    """The drawn shape; for a dynamic model one more with the symbolic sizes changed, now and then to 1."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    other = tuple(
+        (1 if rng.random() < 0.25 else size + rng.choice((0, 1, 2))) if dim.dim_param else size
+        for size, dim in zip(drawn, dims, strict=True)
+    )
+    return [drawn] if other == drawn else [drawn, other]
+
+
+def is_valid(model: onnx.ModelProto) -> bool:
+    """Whether onnx's own checks, type and shape inference included, let the model pass."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+def _ranked(rank: int) -> onnx.TensorShapeProto:
+    """A shape of which only the rank is said."""
+    return onnx.TensorShapeProto(dim=[onnx.TensorShapeProto.Dimension() for _ in range(rank)])
+
+
+def broken_by_fusing(
+    model: onnx.ModelProto, drawn: tuple[int, ...], epsilon: float, inputs: Mapping[str, np.ndarray], rng: random.Random
+) -> tuple[str, int] | None:
+    """("" or what is wrong, number of nodes put in); None where the model itself is not valid or cannot run."""
+    try:
+        original = evaluator(model)
+        feeds = [
+            {"x": sample(kind, shape, epsilon, i), **inputs}
+            for i, shape in enumerate(shapes_of_x(model, drawn, rng))
+            for kind in KINDS
+        ]
+        wanted = [original.run(feeds[0])]
+    except FAILURES:
+        return None
+    for value in model.graph.output:
+        value.type.tensor_type.shape.CopyFrom(_ranked(wanted[0][value.name].ndim))
+    if not is_valid(model):
+        return None
+    result = fuse(model)
+    if not result.fused:
+        return "", 0
+    bound = tolerance(model)
+    fused = evaluator(result.model)
+    for i, feed in enumerate(feeds):
+        try:
+            want = wanted[0] if i == 0 else original.run(feed)
+        except FAILURES:
+            continue  # a size for which the original does not run
+        try:
+            got = fused.run(feed)
+        except FAILURES as e:
+            return f"the fused model fails for x of shape {feed['x'].shape}: {e!r}", len(result.fused)
+        gap = difference(got, want)
+        if not gap <= bound:
+            return f"{gap:.2e} > {bound:.1e} for x of shape {feed['x'].shape}, {KINDS[i % 3]}", len(result.fused)
+    return "", len(result.fused)
