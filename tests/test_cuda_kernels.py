@@ -66,15 +66,29 @@ def test_launch_plan(tmp_path: pathlib.Path) -> None:
 
 BROKEN = {
     "a part's own variance is left out when parts are combined": (
-        "moments.cuh", "part.squares + part.count * d * d;\n  }\n  return moments_at(origin, shift, squares", "part.count * d * d;\n  }\n  return moments_at(origin, shift, squares",
+        "moments.cuh",
+        "squares += part.squares + part.count * d * d;",
+        "squares += part.count * d * d;",
     ),
-    "the mean's second part is dropped": ("contiguous.cuh", "to_float(bias[channel]) - offset * a;", "to_float(bias[channel]);"),
-    "a barrier is missing in the block's sum": ("reduce.cuh", "partial[warp()] = value;\n    block_barrier();", "partial[warp()] = value;"),
+    "the mean's second part is dropped": (
+        "contiguous.cuh",
+        "to_float(bias[channel]) - offset * a;",
+        "to_float(bias[channel]);",
+    ),
+    "a barrier is missing in the block's sum": (
+        "reduce.cuh",
+        "partial[warp()] = value;\n    block_barrier();",
+        "partial[warp()] = value;",
+    ),
     "a block writes to its peers before they run": ("cluster_exchange.cuh", "if (!joined) cluster_wait();", ""),
     "the first pass reads copies that have not arrived": ("tile.cuh", "async_wait<kBatches - 1 - kBatch>();", ""),
     "the last vector of a row takes the wrong channel": ("contiguous.cuh", ">= left;", "> left;"),
-    "a group's rows are counted once too often": ("columns.cuh", "(rows - row - 1) / p.rows_at_once", "(rows - row) / p.rows_at_once"),
-}  # fmt: skip
+    "a group's rows are counted once too often": (
+        "columns.cuh",
+        "(rows - row - 1) / p.rows_at_once",
+        "(rows - row) / p.rows_at_once",
+    ),
+}
 
 
 @pytest.mark.slow
