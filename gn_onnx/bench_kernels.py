@@ -52,18 +52,14 @@ class KernelResult:
         return {
             "case": dataclasses.asdict(self.case),
             "bytes_moved": self.case.bytes_moved,
-            "timings": {
-                label: t.to_json() | {"gb_per_s": self.gb_per_s(label)} for label, t in self.timings.items()
-            },
+            "timings": {label: t.to_json() | {"gb_per_s": self.gb_per_s(label)} for label, t in self.timings.items()},
             "relative_error": self.relative,
             "refused": self.refused,
             "speed_up": {label: self.speed_up(label) for label in self.timings if label != OURS},
         }
 
 
-def run_case(
-    case: Case, *, providers: Sequence[str] = ort_runner.CPU, runs: int = bench.RUNS
-) -> KernelResult:
+def run_case(case: Case, *, providers: Sequence[str] = ort_runner.CPU, runs: int = bench.RUNS) -> KernelResult:
     """Time one case in every way that this machine has.
 
     Raises:
@@ -73,9 +69,7 @@ def run_case(
     x = rng.standard_normal(case.shape, dtype=np.float32)
     scale = rng.uniform(0.5, 2, case.channels).astype(np.float32)
     bias = rng.standard_normal(case.channels).astype(np.float32)
-    truth = float64.group_norm(
-        x, scale, bias, num_groups=case.num_groups, epsilon=_EPSILON, activation=case.activation
-    )
+    truth = float64.group_norm(x, scale, bias, num_groups=case.num_groups, epsilon=_EPSILON, activation=case.activation)
     variants: dict[str, Callable[[], Any]] = {COPY: bench.ParallelCopy(case.elements)}
     refused: dict[str, str] = {}
     for label, model, library in (
@@ -125,9 +119,7 @@ def _torch(case: Case, x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Ca
 
     def run() -> Any:
         with torch.no_grad():
-            return activation(
-                functional.group_norm(tensors[0], case.num_groups, tensors[1], tensors[2], _EPSILON)
-            )
+            return activation(functional.group_norm(tensors[0], case.num_groups, tensors[1], tensors[2], _EPSILON))
 
     return run
 
@@ -196,9 +188,7 @@ def _activation(case: Case, n: str) -> list[onnx.NodeProto]:
     return [helper.make_node(names[case.activation], [n], ["y"])]
 
 
-def _model(
-    case: Case, nodes: Sequence[onnx.NodeProto], constants: dict[str, np.ndarray], opset: int
-) -> onnx.ModelProto:
+def _model(case: Case, nodes: Sequence[onnx.NodeProto], constants: dict[str, np.ndarray], opset: int) -> onnx.ModelProto:
     graph = helper.make_graph(
         list(nodes),
         "group_norm",

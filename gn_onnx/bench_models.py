@@ -117,9 +117,7 @@ def run_model(
         runs=runs, seconds=seconds, progress=progress,
     )  # fmt: skip
     names = {name for site in plugin.fused for name in site.node_names}
-    names |= {
-        node.name for _, (proto, _) in plans.items() for node in proto.graph.node if is_group_norm(node)
-    }
+    names |= {node.name for _, (proto, _) in plans.items() for node in proto.graph.node if is_group_norm(node)}
     moved, largest = _bytes_moved(original, [site.x.name or "" for site in plugin.fused], feeds)
     shares, rates = {}, {}
     for label in sessions:
@@ -128,27 +126,21 @@ def run_model(
             shares[label] = share
             rates[label] = moved / microseconds / 1e3
     copy = bench.interleave({"copy": bench.ParallelCopy(max(largest, 1))}, runs=20)["copy"]
-    return ModelResult(
-        str(path), len(plugin.fused), timings, shares, rates, 8 * largest / copy.median / 1e3, refused
-    )
+    return ModelResult(str(path), len(plugin.fused), timings, shares, rates, 8 * largest / copy.median / 1e3, refused)
 
 
 def _runner(session: ort_runner.Session, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
     return lambda: session.run(feeds)
 
 
-def _bytes_moved(
-    proto: onnx.ModelProto, names: Iterable[str], feeds: Mapping[str, np.ndarray]
-) -> tuple[int, int]:
+def _bytes_moved(proto: onnx.ModelProto, names: Iterable[str], feeds: Mapping[str, np.ndarray]) -> tuple[int, int]:
     """Bytes that the GroupNorms must move at least, and the elements of the largest x."""
     shapes = concrete_shapes.concrete_shapes(proto, {name: array.shape for name, array in feeds.items()})
     types = concrete_shapes.element_types(proto)
     total = largest = 0
     for name in names:
         elements = int(np.prod(shapes.get(name, (0,))))
-        width = np.dtype(
-            onnx.helper.tensor_dtype_to_np_dtype(types.get(name, onnx.TensorProto.FLOAT))
-        ).itemsize
+        width = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(types.get(name, onnx.TensorProto.FLOAT))).itemsize
         total += 2 * elements * width
         largest = max(largest, elements)
     return total, largest

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from gn_onnx.errors import GnOnnxError
 
 
-def plot(
-    groups: Mapping[str, Mapping[str, float]], path: pathlib.Path, *, title: str, order: Sequence[str]
-) -> None:
+def plot(groups: Mapping[str, Mapping[str, float]], path: pathlib.Path, *, title: str, order: Sequence[str]) -> None:
     """Horizontal bars of milliseconds, shorter is better.
 
     Args:
@@ -31,9 +29,7 @@ def plot(
         raise GnOnnxError("--plot needs matplotlib: pip install matplotlib") from error
     present = [label for label in order if any(label in group for group in groups.values())]
     height = 0.8 / max(len(present), 1)
-    figure, axes = pyplot.subplots(
-        figsize=(9, 1 + 0.25 * len(groups) * (len(present) + 1)), layout="constrained"
-    )
+    figure, axes = pyplot.subplots(figsize=(9, 1 + 0.25 * len(groups) * (len(present) + 1)), layout="constrained")
     for index, label in enumerate(present):
         rows = [(row, group[label]) for row, group in enumerate(groups.values()) if label in group]
         places = [row + (index - (len(present) - 1) / 2) * height for row, _ in rows]

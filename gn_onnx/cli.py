@@ -43,9 +43,7 @@ def parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         subparser = command.add_parser(subparsers)
         subparser.set_defaults(run=command.run)
-        subparser.add_argument(
-            "-v", "--verbose", action="count", default=0, help="say more; twice: for developers"
-        )
+        subparser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: for developers")
     return top
 
 

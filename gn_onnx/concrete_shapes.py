@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import shape_inference
 
-from gn_onnx import external_data, model_checks
+from gn_onnx import external_data, graph_walk
 
 _SHAPE_PRESERVING = {"SkipGroupNorm", "QuickGelu", "FastGelu", "BiasGelu"}
 
@@ -16,9 +16,7 @@ _MAX_CARRIED_ELEMENTS = 64
 """Initializers up to this size travel along with their values: shapes, axes and repeats are among them."""
 
 
-def concrete_shapes(
-    proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
+def concrete_shapes(proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Shapes by value name, for the values whose every size inference finds.
 
     Args:
@@ -42,9 +40,7 @@ def concrete_shapes(
         if math.prod(tensor.dims) <= _MAX_CARRIED_ELEMENTS and not external_data.is_external(tensor):
             graph.initializer.append(tensor)
         elif tensor.name not in declared:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     for output in proto.graph.output:
         # The names of sizes in an output would be taken for different sizes than those that were chosen.
         graph.output.append(onnx.ValueInfoProto(name=output.name))
@@ -96,5 +92,5 @@ def _collect(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             shapes.setdefault(value.name, tuple(dim.dim_value for dim in tensor.shape.dim))
     for node in graph.node:
-        for subgraph in model_checks.subgraphs(node):
+        for subgraph in graph_walk.subgraphs(node):
             _collect(subgraph, shapes)

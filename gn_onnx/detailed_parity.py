@@ -78,9 +78,7 @@ class DetailedParity:
             lines.append(f"  worst site        {worst.fused}")
             if any(site.original for site in self.sites):
                 nearer = sum(site.nearer for site in self.sites)
-                lines.append(
-                    f"  nearer to float64 than the original, or as near: {nearer} of {len(self.sites)} sites"
-                )
+                lines.append(f"  nearer to float64 than the original, or as near: {nearer} of {len(self.sites)} sites")
         if self.proofs:
             equal = sum(proof.status == "equal" for proof in self.proofs)
             lines.append(f"  equal in float64: {equal} of {len(self.proofs)} sites")
@@ -118,15 +116,10 @@ def against_original(
     baseline, session = ort_runner.Session(original, before), ort_runner.Session(fused, after)
     for kind in inputs.KINDS:
         feeds = inputs.make_inputs(original, kind, shapes=shapes)
-        found.outputs += compare_outputs(
-            baseline.run(feeds), session.run(feeds), data=kind, tolerance=tolerance
-        )
+        found.outputs += compare_outputs(baseline.run(feeds), session.run(feeds), data=kind, tolerance=tolerance)
         try:
             new = {n.site: n for n in taps.site_numerics(fused, sites, feeds, options=after, data=kind)}
-            old = {
-                n.site: n
-                for n in taps.site_numerics(original, sites, feeds, options=before, data=kind, original=True)
-            }
+            old = {n.site: n for n in taps.site_numerics(original, sites, feeds, options=before, data=kind, original=True)}
         except GnOnnxError as error:
             found.notes.append(f"{kind}: sites not tapped: {error}")
             continue
@@ -160,25 +153,19 @@ def against_torch(
     """
     proto = model_io.load_proto(path)
     library = ort_runner.find_library()
-    session = ort_runner.Session(
-        proto, ort_runner.Options(providers=providers, data_folder=path.parent, library=library)
-    )
+    session = ort_runner.Session(proto, ort_runner.Options(providers=providers, data_folder=path.parent, library=library))
     module, examples = build()
     names = [value.name for value in inputs.graph_inputs(proto)]
     if len(names) != len(examples):
         raise GnOnnxError(f"{path} has the inputs {names}, the PyTorch module takes {len(examples)}")
-    actual = session.run(
-        {name: tensor.detach().numpy() for name, tensor in zip(names, examples, strict=True)}
-    )
+    actual = session.run({name: tensor.detach().numpy() for name, tensor in zip(names, examples, strict=True)})
     own = _torch_outputs(module, examples, double=False)
     wide = _torch_outputs(module, examples, double=True)
     if len(own) != len(actual):
         raise GnOnnxError(f"{path} has {len(actual)} outputs, the PyTorch module returns {len(own)}")
     found = DetailedParity()
     for (name, ours), theirs, truth in zip(actual.items(), own, wide, strict=True):
-        found.outputs.append(
-            compare(theirs, ours, name=name, against="torch", data="example", tolerance=tolerance)
-        )
+        found.outputs.append(compare(theirs, ours, name=name, against="torch", data="example", tolerance=tolerance))
         of_torch = compare(truth, theirs, name=name, against="torch float64", dtype=ours.dtype)
         bound = tolerances.output_tolerance(ours.dtype) if tolerance is None else tolerance
         found.outputs.append(

@@ -80,9 +80,7 @@ def reference(tensor: onnx.TensorProto) -> Reference:
     for key in ("offset", "length"):
         text = entries.get(key, "")
         if text and not (text.isascii() and text.isdigit() and len(text) < 20):
-            raise GnOnnxError(
-                f"tensor {tensor.name!r}: external data {key} is {text[:40]!r}, not a number of bytes"
-            )
+            raise GnOnnxError(f"tensor {tensor.name!r}: external data {key} is {text[:40]!r}, not a number of bytes")
         numbers[key] = int(text) if text else None
     return Reference(tensor.name, entries["location"], numbers["offset"] or 0, numbers["length"])
 
@@ -156,9 +154,7 @@ def take_along(proto: onnx.ModelProto, source: pathlib.Path, target: pathlib.Pat
             origin, copy = source / location, target / location
             if copy.exists():
                 if not filecmp.cmp(origin, copy, shallow=False):
-                    raise GnOnnxError(
-                        f"{copy}: is there already and differs from {origin}; move it away first"
-                    )
+                    raise GnOnnxError(f"{copy}: is there already and differs from {origin}; move it away first")
                 continue
             copy.parent.mkdir(parents=True, exist_ok=True)
             with open(origin, "rb") as reader, atomic_file.replacing(copy) as writer:

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.reference.op_run import OpRun
 
-from gn_onnx import model_checks
+from gn_onnx import graph_walk
 from gn_onnx.group_norm import ACTIVATIONS, DOMAIN, OP_TYPE, op_type
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -117,11 +117,7 @@ GROUP_NORM_OPS = (
     _Contrib,
     type("QuickGelu", (OpRun,), {"op_domain": "com.microsoft", "_run": _quick_gelu}),
     _operator(OP_TYPE, "", "none", False),
-    *(
-        _operator(op_type(a, channels_last=last), DOMAIN, a, last)
-        for a in ACTIVATIONS
-        for last in (False, True)
-    ),
+    *(_operator(op_type(a, channels_last=last), DOMAIN, a, last) for a in ACTIVATIONS for last in (False, True)),
 )
 """Our operators, ONNX's and ONNX Runtime's for `onnx.reference.ReferenceEvaluator`, in float64."""
 
@@ -132,17 +128,13 @@ def to_float64(node: onnx.NodeProto) -> onnx.NodeProto:
     copy.CopyFrom(node)
     for attribute in copy.attribute:
         if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
-            array = np.array(
-                attribute.f if attribute.name == "value_float" else list(attribute.floats), np.float64
-            )
+            array = np.array(attribute.f if attribute.name == "value_float" else list(attribute.floats), np.float64)
             attribute.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
         elif attribute.HasField("t") and attribute.t.data_type in _FLOATS:
-            attribute.t.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64))
-            )
+            attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
         elif attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
             attribute.i = TensorProto.DOUBLE
-    for graph in model_checks.subgraphs(copy):
+    for graph in graph_walk.subgraphs(copy):
         graph_to_float64(graph)
     return copy
 
@@ -155,9 +147,7 @@ def graph_to_float64(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     for tensor in graph.initializer:
         if tensor.data_type in _FLOATS and tensor.data_location != TensorProto.EXTERNAL:
-            tensor.CopyFrom(
-                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
-            )
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type in _FLOATS:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE

@@ -8,14 +8,17 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import onnx
 
 import gn_onnx
-from gn_onnx import atomic_file, external_data, model_checks, model_io, verify
+from gn_onnx import atomic_file, external_data, graph_walk, model_io, verify
 from gn_onnx.errors import GnOnnxError, ParityError
 from gn_onnx.report import FusionReport
 from gn_onnx.site_check import is_group_norm
+
+Target = Literal["plugin", "onnx"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class Request:
 
     model: pathlib.Path
     output: pathlib.Path | None = None
-    target: str = "plugin"
+    target: Target = "plugin"
     activations: bool = True
     verify: bool = True
     in_place: bool = False
@@ -126,9 +129,7 @@ def _verify(request: Request, proto: onnx.ModelProto, fused: onnx.ModelProto) ->
     try:
         return verify.verify(proto, fused, folder=request.model.parent, shapes=request.shapes)
     except GnOnnxError as error:
-        raise GnOnnxError(
-            f"{request.model}: cannot verify: {error} (--no-verify writes it unchecked)"
-        ) from error
+        raise GnOnnxError(f"{request.model}: cannot verify: {error} (--no-verify writes it unchecked)") from error
 
 
 def _write(proto: onnx.ModelProto, data: bytes, output: pathlib.Path, source: pathlib.Path) -> None:
@@ -158,7 +159,7 @@ def all_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     while pending:
         node = pending.pop()
         found.append(node)
-        for graph in model_checks.subgraphs(node):
+        for graph in graph_walk.subgraphs(node):
             pending.extend(graph.node)
     return found
 

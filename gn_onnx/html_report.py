@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx
 
-from gn_onnx import model_checks
+from gn_onnx import graph_walk
 from gn_onnx.bench_models import ModelResult
 from gn_onnx.console import size
 from gn_onnx.group_norm import GroupNorm
@@ -27,13 +27,15 @@ _STYLE = """
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:62rem;overflow-wrap:anywhere}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-.facts{display:flex;flex-wrap:wrap;gap:.75rem}.facts div{flex:1 1 8rem;border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem}
+.facts{display:flex;flex-wrap:wrap;gap:.75rem}
+.facts div{flex:1 1 8rem;border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem}
 .facts b{display:block;font-size:1.35rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 td,th{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .ok{color:var(--good)}.bad{color:var(--bad)}
-details{border:1px solid var(--line);border-radius:8px;padding:.5rem .8rem;margin:.5rem 0}summary{cursor:pointer}
+details{border:1px solid var(--line);border-radius:8px;padding:.5rem .8rem;margin:.5rem 0}
+summary{cursor:pointer}
 .pair{display:flex;flex-wrap:wrap;gap:1rem;justify-content:space-around;align-items:flex-start}
 .pair figure{margin:.5rem 0;flex:1 1 16rem;text-align:center}
 svg{width:100%;height:auto}svg rect{fill:none;stroke:currentColor}svg rect.value{stroke:none;fill:#8883}
@@ -81,11 +83,7 @@ def _facts(report: FusionReport, timings: ModelResult | None) -> str:
     best = max(filter(None, map(timings.speed_up, timings.timings)), default=None) if timings else None
     if best is not None:
         facts.append((f"{best:.2f} ×", "as fast as before"))
-    return (
-        '<div class="facts">'
-        + "".join(f"<div><b>{_text(v)}</b>{_text(k)}</div>" for v, k in facts)
-        + "</div>"
-    )
+    return '<div class="facts">' + "".join(f"<div><b>{_text(v)}</b>{_text(k)}</div>" for v, k in facts) + "</div>"
 
 
 def _verification(report: FusionReport) -> str:
@@ -96,8 +94,7 @@ def _verification(report: FusionReport) -> str:
     if not checked.ok:
         verdict = f'<p class="bad">{_text(checked.reason)}</p>'
     rows = [
-        [o.name, o.data, f"{o.max_abs:.1e}", f"{o.relative:.1e}", f"{o.tolerance:.1e}", _mark(o.ok)]
-        for o in checked.outputs
+        [o.name, o.data, f"{o.max_abs:.1e}", f"{o.relative:.1e}", f"{o.tolerance:.1e}", _mark(o.ok)] for o in checked.outputs
     ]
     outputs = _table(["output", "data", "max |Δ|", "relative", "tolerance", ""], rows, numbers={2, 3, 4})
     notes = "".join(f"<p>{_text(note)}</p>" for note in checked.notes)
@@ -123,7 +120,8 @@ def _timings(timings: ModelResult) -> str:
             f'<td class="n">{f"{share:.1%}" if share is not None else ""}</td>'
             f'<td class="n">{f"{ratio:.2f} ×" if ratio is not None else "–"}</td></tr>'
         )
-    head = '<tr><th>variant</th><th class="n">median</th><th class="n">p10 – p90</th><th class="n">in GroupNorm</th><th class="n">speed</th></tr>'
+    numbers = "".join(f'<th class="n">{title}</th>' for title in ("median", "p10 – p90", "in GroupNorm", "speed"))
+    head = f"<tr><th>variant</th>{numbers}</tr>"
     refused = "".join(f"<p>{_text(label)}: {_text(reason)}</p>" for label, reason in timings.refused.items())
     return f'<h2>Time</h2><div class="wide"><table>{head}{"".join(rows)}</table></div>{refused}'
 
@@ -177,7 +175,7 @@ def boxes_between(scope: Scope, x: str, output: str) -> list[Box]:
         needed.add(index)
         if len(needed) > _MAX_BOXES:
             return []
-        pending.extend(model_checks.uses(scope.nodes[index]))
+        pending.extend(graph_walk.uses(scope.nodes[index]))
     boxes = [Box(x, x, kind="value")]
     owner = {x: x}
     for index in sorted(needed):

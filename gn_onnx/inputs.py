@@ -60,24 +60,16 @@ def graph_inputs(proto: onnx.ModelProto) -> list[GraphInput]:
             0,
             onnx.TensorProto.STRING,
         ):
-            raise GnOnnxError(
-                f"graph input {value.name!r} is not a tensor of numbers: cannot make data for it"
-            )
-        found.append(
-            GraphInput(value.name, tensor.elem_type, _dims(tensor) if tensor.HasField("shape") else None)
-        )
+            raise GnOnnxError(f"graph input {value.name!r} is not a tensor of numbers: cannot make data for it")
+        found.append(GraphInput(value.name, tensor.elem_type, _dims(tensor) if tensor.HasField("shape") else None))
     return found
 
 
 def _dims(tensor: onnx.TypeProto.Tensor) -> tuple[int | str | None, ...]:
-    return tuple(
-        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
-    )
+    return tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim)
 
 
-def input_shapes(
-    proto: onnx.ModelProto, overrides: Mapping[str, Sequence[int]] | None = None
-) -> dict[str, tuple[int, ...]]:
+def input_shapes(proto: onnx.ModelProto, overrides: Mapping[str, Sequence[int]] | None = None) -> dict[str, tuple[int, ...]]:
     """A concrete shape for each graph input.
 
     Args:
@@ -102,9 +94,7 @@ def input_shapes(
             shapes[value.name] = tuple(overrides[value.name])
             continue
         if value.dims is None:
-            raise GnOnnxError(
-                f"the rank of graph input {value.name!r} is not known: give its shape with --shape"
-            )
+            raise GnOnnxError(f"the rank of graph input {value.name!r} is not known: give its shape with --shape")
         shape = []
         for axis, dim in enumerate(value.dims):
             key = dim if isinstance(dim, str) else f"{value.name}.{axis}"
@@ -119,9 +109,7 @@ def input_shapes(
 
 def _apply_override(value: GraphInput, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
     dims = value.dims if value.dims is not None else (None,) * len(shape)
-    if len(dims) != len(shape) or any(
-        isinstance(d, int) and d != size for d, size in zip(dims, shape, strict=False)
-    ):
+    if len(dims) != len(shape) or any(isinstance(d, int) and d != size for d, size in zip(dims, shape, strict=False)):
         raise GnOnnxError(f"graph input {value.name!r} has shape {list(dims)}, not {list(shape)}")
     if math.prod(shape) > _MAX_ELEMENTS:
         raise GnOnnxError(f"graph input {value.name!r} of shape {list(shape)} is too large to make data for")

@@ -8,13 +8,14 @@ computes, cycles, functions that call themselves, tensors whose size does not fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx
 
-from gn_onnx import external_data
+from gn_onnx import external_data, schema_checks
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.graph_walk import all_nodes, find_cycle, subgraphs, uses
 
 _MAX_ELEMENTS = 1 << 48
 """More than any machine holds; a larger product of dims is a corrupt file, and would overflow int64 later."""
@@ -32,6 +33,7 @@ _TYPES: dict[int, tuple[int, str]] = {
         (32, "int32_data", "INT32"),
         (16, "int32_data", "INT16 UINT16 FLOAT16 BFLOAT16"),
         (8, "int32_data", "INT8 UINT8 BOOL FLOAT8E4M3FN FLOAT8E4M3FNUZ FLOAT8E5M2 FLOAT8E5M2FNUZ FLOAT8E8M0"),
+        (6, "int32_data", "FLOAT6E2M3 FLOAT6E3M2"),
         (4, "int32_data", "INT4 UINT4 FLOAT4E2M1"),
         (2, "int32_data", "INT2 UINT2"),
         (0, "string_data", "STRING"),
@@ -50,13 +52,18 @@ def check(proto: onnx.ModelProto) -> None:
     """
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise GnOnnxError("holds no graph: not an ONNX model")
+    if proto.ir_version < 1:
+        raise GnOnnxError(f"has the IR version {proto.ir_version}: not a valid ONNX model")
     if not proto.opset_import and proto.ir_version >= 3:
         raise GnOnnxError("imports no operator set: not a valid ONNX model")
     _check_text(proto)
     for tensor in external_data.tensors(proto):
         _check_tensor(tensor)
+    local = {(function.domain, function.name) for function in proto.functions}
+    schema_checks.check_nodes(all_nodes(proto.graph.node), proto.opset_import, local)
     _check_graph(proto.graph, frozenset())
     for function in proto.functions:
+        schema_checks.check_nodes(all_nodes(function.node), function.opset_import, local)
         _check_nodes(function.node, set(function.input), f"function {function.domain}::{function.name}")
     _check_calls(proto)
 
@@ -70,9 +77,7 @@ def _check_text(message: Any) -> None:
             if field.type == field.TYPE_MESSAGE:
                 _check_text(item)
             elif not isinstance(item, str):
-                raise GnOnnxError(
-                    f"{field.containing_type.name}.{field.name} {item[:40]!r} is not UTF-8 text"
-                )
+                raise GnOnnxError(f"{field.containing_type.name}.{field.name} {item[:40]!r} is not UTF-8 text")
 
 
 def _check_tensor(tensor: onnx.TensorProto) -> None:
@@ -96,6 +101,8 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
     elif tensor.HasField("raw_data"):
         if not bits or len(tensor.raw_data) != size:
             raise GnOnnxError(f"{where} needs {size} bytes of data, it has {len(tensor.raw_data)}")
+        if (unused := 8 * size - count * bits) and tensor.raw_data[-1] >> (8 - unused):
+            raise GnOnnxError(f"{where} has bits set behind its last element")
     else:
         needed = size if 0 < bits < 8 else 2 * count if "COMPLEX" in _name(tensor.data_type) else count
         if len(getattr(tensor, field)) != needed:
@@ -112,6 +119,8 @@ def _check_graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
         _check_value_shape(value, where)
     known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     known |= {sparse.values.name for sparse in graph.sparse_initializer}
+    for name in (name for node in graph.node for name in node.output if name in known):
+        raise GnOnnxError(f"{where}: value {name!r} is computed by a node, and an input or constant as well")
     known = _check_nodes(graph.node, known | outer, where)
     for output in graph.output:
         if output.name not in known:
@@ -121,10 +130,7 @@ def _check_graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
 def _check_value_shape(value: onnx.ValueInfoProto, where: str) -> None:
     if value.type.WhichOneof("value") != "tensor_type":
         return
-    dims = [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?"
-        for dim in value.type.tensor_type.shape.dim
-    ]
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim]
     if any(isinstance(dim, int) and dim < 0 for dim in dims):
         raise GnOnnxError(f"{where}: value {value.name!r} of shape {dims} has a negative dimension")
 
@@ -137,9 +143,7 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], known: set[str], where: str) -
             raise GnOnnxError(f"{where}: node {index} ({node.name!r}) has no operator type")
         for name in filter(None, node.output):
             if name in computed:
-                raise GnOnnxError(
-                    f"{where}: value {name!r} is computed twice, by node {_label(node)} the second time"
-                )
+                raise GnOnnxError(f"{where}: value {name!r} is computed twice, by node {_label(node)} the second time")
             computed[name] = index
     everything = known | computed.keys()
     in_order, seen = True, set(known)
@@ -160,7 +164,7 @@ def _check_acyclic(nodes: Sequence[onnx.NodeProto], computed: dict[str, int], wh
     def inputs(index: int) -> Iterable[int]:
         return (computed[name] for name in uses(nodes[index]) if name in computed)
 
-    cycle = _find_cycle(range(len(nodes)), inputs)
+    cycle = find_cycle(range(len(nodes)), inputs)
     if cycle is not None:
         raise GnOnnxError(f"{where}: node {_label(nodes[cycle])} needs its own result: the graph has a cycle")
 
@@ -170,61 +174,14 @@ def _check_calls(proto: onnx.ModelProto) -> None:
     index = {(function.domain, function.name): number for number, function in enumerate(proto.functions)}
 
     def callees(number: int) -> Iterator[int]:
-        for node in _all_nodes(proto.functions[number].node):
+        for node in all_nodes(proto.functions[number].node):
             if (node.domain, node.op_type) in index:
                 yield index[node.domain, node.op_type]
 
-    recursive = _find_cycle(range(len(proto.functions)), callees)
+    recursive = find_cycle(range(len(proto.functions)), callees)
     if recursive is not None:
         function = proto.functions[recursive]
         raise GnOnnxError(f"function {function.domain}::{function.name} calls itself")
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for graph in subgraphs(node):
-            yield from _all_nodes(graph.node)
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def uses(node: onnx.NodeProto) -> set[str]:
-    """Names that the node reads: its inputs, and what its subgraphs take from outside."""
-    names = set(filter(None, node.input))
-    for graph in subgraphs(node):
-        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-        own |= {name for inner in graph.node for name in inner.output}
-        used = {value.name for value in graph.output}.union(*map(uses, graph.node))
-        names |= used - own
-    return names
-
-
-def _find_cycle(nodes: Iterable[int], successors: Callable[[int], Iterable[int]]) -> int | None:
-    """Some node on a cycle, or None. Iterative: a chain of 100,000 nodes is a valid model."""
-    state: dict[int, int] = {}  # 1: on the current path, 2: finished
-    for start in nodes:
-        if start in state:
-            continue
-        state[start] = 1
-        path = [(start, iter(successors(start)))]
-        while path:
-            node, rest = path[-1]
-            following = next(rest, None)
-            if following is None:
-                state[node] = 2
-                path.pop()
-            elif state.get(following) == 1:
-                return following
-            elif following not in state:
-                state[following] = 1
-                path.append((following, iter(successors(following))))
-    return None
 
 
 def _label(node: onnx.NodeProto) -> str:

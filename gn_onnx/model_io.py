@@ -18,7 +18,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from gn_onnx import atomic_file, external_data, model_checks
+from gn_onnx import atomic_file, external_data, graph_walk, model_checks
 from gn_onnx.errors import GnOnnxError
 
 FORMATS = {
@@ -55,23 +55,20 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise GnOnnxError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
     if size > _MAX_PROTOBUF_BYTES:
-        raise GnOnnxError(
-            f"{path}: {size} bytes: larger than protobuf's limit of 2 GB, so not a valid ONNX model"
-        )
+        raise GnOnnxError(f"{path}: {size} bytes: larger than protobuf's limit of 2 GB, so not a valid ONNX model")
     if not data:
         raise GnOnnxError(f"{path}: the file is empty")
     format_ = FORMATS.get(path.suffix.lower(), "protobuf")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx calls its text format experimental on every use
-            proto: onnx.ModelProto = onnx.serialization.registry.get(format_).deserialize_proto(
-                data, onnx.ModelProto()
-            )
+            proto: onnx.ModelProto = onnx.serialization.registry.get(format_).deserialize_proto(data, onnx.ModelProto())
     except _PARSE_ERRORS as error:
         what = "an ONNX model" if format_ == "protobuf" else f"an ONNX model in {format_} format"
         raise GnOnnxError(f"{path}: truncated, or not {what}: {_first_line(error)}") from error
     try:
         model_checks.check(proto)
+        graph_walk.sort(proto)
         for place in external_data.references(proto):
             external_data.data_file(place, path.parent)
     except GnOnnxError as error:
@@ -95,9 +92,7 @@ def to_ir(proto: onnx.ModelProto, *, folder: pathlib.Path | None = None, name: s
         GnOnnxError: ONNX IR does not understand it.
     """
     for graph in _subgraphs_with_sparse_tensors(proto):
-        raise GnOnnxError(
-            f"{name}: graph {graph!r} inside a node has sparse initializers, which are not supported"
-        )
+        raise GnOnnxError(f"{name}: graph {graph!r} inside a node has sparse initializers, which are not supported")
     try:
         model = ir.serde.deserialize_model(proto)
     except (ir.serde.SerdeError, ValueError, TypeError, RecursionError) as error:
@@ -184,7 +179,7 @@ def _subgraphs_with_sparse_tensors(proto: onnx.ModelProto) -> list[str]:
     found: list[str] = []
     pending = [node for nodes in (proto.graph.node, *(f.node for f in proto.functions)) for node in nodes]
     while pending:
-        for graph in model_checks.subgraphs(pending.pop()):
+        for graph in graph_walk.subgraphs(pending.pop()):
             if graph.sparse_initializer:
                 found.append(graph.name)
             pending.extend(graph.node)

@@ -90,15 +90,11 @@ def check_parity(
     library = ort_runner.find_library()
     options = ort_runner.Options(providers=providers or ort_runner.CPU, data_folder=folder)
     expected = ort_runner.Session(before, options)
-    actual = ort_runner.Session(
-        after, dataclasses.replace(options, library=library, data_folder=other_folder or folder)
-    )
+    actual = ort_runner.Session(after, dataclasses.replace(options, library=library, data_folder=other_folder or folder))
     comparisons = []
     for data, feeds in sets.items():
         comparisons += compare_outputs(expected.run(feeds), actual.run(feeds), data=data, tolerance=tolerance)
-    notes = (
-        () if library else ("the operator library is not built: the fused model ran by its function bodies",)
-    )
+    notes = () if library else ("the operator library is not built: the fused model ran by its function bodies",)
     return ParityReport(tuple(comparisons), time.perf_counter() - start, notes)
 
 

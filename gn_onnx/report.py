@@ -59,9 +59,7 @@ class FusionReport:
 
     def to_text(self, console: Console, *, check: bool = False) -> str:
         """Lines as in the README's demo."""
-        lines = [
-            f"  {'would fuse' if check else 'fused':10}{len(self.fused):6}  {summary(self.fused)}".rstrip()
-        ]
+        lines = [f"  {'would fuse' if check else 'fused':10}{len(self.fused):6}  {summary(self.fused)}".rstrip()]
         if not self.fused:
             had = f"{self.already} fused already" if self.already else "no GroupNorm found"
             lines = [f"  nothing to do: {had}"]
@@ -69,9 +67,7 @@ class FusionReport:
             lines.append(f"  {'rejected':10}{len(self.rejected):6}  `gn-onnx explain {self.model}` tells why")
         if self.fused:
             before, after = self.nodes
-            lines.append(
-                f"  {'nodes':10}{before:6} → {after}    size {size(self.bytes[0])} → {size(self.bytes[1])}"
-            )
+            lines.append(f"  {'nodes':10}{before:6} → {after}    size {size(self.bytes[0])} → {size(self.bytes[1])}")
         if self.verification is not None and self.fused:
             lines += verification_lines(self.verification, console)
         elif self.fused and not check:

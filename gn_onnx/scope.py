@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from gn_onnx import external_data, model_checks
+from gn_onnx import external_data, graph_walk
 
 _MAX_CONSTANT_ELEMENTS = 1 << 24
 _RANDOM = {
@@ -61,7 +61,7 @@ class Scope:
         self.varying = set(open_names)
         for node in nodes:
             is_size = node.op_type == "Shape" and node.input[0] in shapes
-            if not is_size and (node.op_type in _RANDOM or any(map(self.varies, model_checks.uses(node)))):
+            if not is_size and (node.op_type in _RANDOM or any(map(self.varies, graph_walk.uses(node)))):
                 self.varying.update(node.output)
 
     def varies(self, name: str) -> bool:
@@ -83,9 +83,7 @@ class Scope:
         """A constant of this scope, read from its file where it is external."""
         tensor = self.constants[name]
         if math.prod(tensor.dims) > _MAX_CONSTANT_ELEMENTS:
-            raise CannotEvaluate(
-                f"constant {name!r} of shape {list(tensor.dims)} is too large to be part of it"
-            )
+            raise CannotEvaluate(f"constant {name!r} of shape {list(tensor.dims)} is too large to be part of it")
         if not external_data.is_external(tensor):
             return numpy_helper.to_array(tensor)
         if self.folder is None:
@@ -110,7 +108,7 @@ class Scope:
             if top == x or index is None or (home is self and index <= first):
                 memo[top] = top == x
                 continue
-            inputs = model_checks.uses(home.nodes[index])
+            inputs = graph_walk.uses(home.nodes[index])
             unknown = [value for value in inputs if value not in memo]
             if unknown:
                 pending.extend(unknown)

@@ -183,14 +183,10 @@ class Site:
         # With fewer than three statistics, each kind of data needs a run of its own.
         rounds = 1 if shape[0] * self.num_groups >= 3 else 3
         for first in range(rounds):
-            x = random_groups(
-                shape, self.num_groups, epsilon, rng, first_kind=first, channels_last=self.channels_last
-            )
+            x = random_groups(shape, self.num_groups, epsilon, rng, first_kind=first, channels_last=self.channels_last)
             yield {self.x: x} | others
 
-    def _leaf_shapes(
-        self, evaluator: Evaluator, rng: np.random.Generator
-    ) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
+    def _leaf_shapes(self, evaluator: Evaluator, rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
         names = dict.fromkeys((*self.before.leaves, *self.after.leaves))
         others = {}
         for name in names:
@@ -213,7 +209,7 @@ class Site:
 
 def _shared_input(node: onnx.NodeProto, old: Scope, new: Scope) -> str:
     """x of the node; where fusing made x (a Cast, a Transpose), what that was made of."""
-    name = node.input[0]
+    name = str(node.input[0])
     while not old.defines(name):
         home = new.home(name)
         if name not in home.producer:
@@ -238,9 +234,7 @@ def _guesses(after: Piece, node: onnx.NodeProto, channels_last: bool) -> list[tu
     sizes = [value.size for value in after.feeds.values() if isinstance(value, np.ndarray)]
     channels = max(sizes, default=1)
     spatial: Sequence[tuple[int, ...]] = ((6, 5), (7,), (3, 4, 5), ())
-    return (
-        [(2, *s, channels) if channels_last else (2, channels, *s) for s in spatial] if channels > 1 else []
-    )
+    return [(2, *s, channels) if channels_last else (2, channels, *s) for s in spatial] if channels > 1 else []
 
 
 def _dtype(types: Mapping[str, int], names: Sequence[str]) -> np.dtype[np.generic]:

@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from gn_onnx import model_checks
+from gn_onnx import graph_walk
 from gn_onnx.float64 import GROUP_NORM_OPS, to_float64
 from gn_onnx.scope import CannotEvaluate, Scope
 
@@ -79,7 +79,7 @@ def cut_out(scope: Scope, output: str, is_leaf: Callable[[str], bool], proto: on
                 done.update(node.output)
             else:
                 pending.append((name, True))
-                pending.extend((value, False) for value in sorted(model_checks.uses(node)))
+                pending.extend((value, False) for value in sorted(graph_walk.uses(node)))
                 if len(nodes) + len(pending) > _MAX_NODES:
                     raise CannotEvaluate(f"more than {_MAX_NODES} nodes lie between input and output")
         done.add(name)
@@ -133,9 +133,7 @@ def _piece(
         del copy.node[:]
         copy.node.extend(map(to_float64, function.node))
         model.functions.append(copy)
-    return Piece(
-        output, leaves, model, feeds, frozenset(name for node in nodes for name in node.output if name)
-    )
+    return Piece(output, leaves, model, feeds, frozenset(name for node in nodes for name in node.output if name))
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
@@ -144,7 +142,7 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     node.ClearField("metadata_props")
     for field in (node.input, node.output):
         field[:] = [names.get(name, name) for name in field]
-    for graph in model_checks.subgraphs(node):
+    for graph in graph_walk.subgraphs(node):
         for inner in graph.node:
             _renamed(inner, names)
         for value in graph.output:
@@ -167,9 +165,7 @@ class Evaluator:
         Raises:
             CannotEvaluate: An operator is not known to the reference evaluator, or shapes do not fit.
         """
-        feeds = {
-            name: leaves[value] if isinstance(value, str) else value for name, value in piece.feeds.items()
-        }
+        feeds = {name: leaves[value] if isinstance(value, str) else value for name, value in piece.feeds.items()}
         key = piece.model.SerializeToString(deterministic=True)
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):

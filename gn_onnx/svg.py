@@ -54,15 +54,14 @@ def draw(boxes: Sequence[Box], *, label: str) -> str:
     for box in boxes:
         x, y = centre[box.key]
         lines.append(
-            f'<rect class="{box.kind}" x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}" width="{_BOX}" height="{_HEIGHT}" rx="6"/>'
+            f'<rect class="{box.kind}" x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}"'
+            f' width="{_BOX}" height="{_HEIGHT}" rx="6"/>'
             f'<text x="{x:g}" y="{y + 4:g}">{_escape(_short(box.text))}</text>'
         )
     return "\n".join([*lines, "</svg>"])
 
 
-def _arrows(
-    boxes: Sequence[Box], centre: Mapping[str, tuple[float, float]], layers: Mapping[str, int]
-) -> list[str]:
+def _arrows(boxes: Sequence[Box], centre: Mapping[str, tuple[float, float]], layers: Mapping[str, int]) -> list[str]:
     paths = []
     for box in boxes:
         for key in box.inputs:
@@ -74,9 +73,7 @@ def _arrows(
             swing = 0.62 * _BOX * (layers[box.key] - layers[key] > 1)
             middle = (start + end) / 2
             curve = f"M{x1:g} {start:g}C{x1 + swing:g} {middle:g} {x2 + swing:g} {middle:g} {x2:g} {end:g}"
-            paths.append(
-                f'<path class="arrow" d="{curve}"/><path class="tip" d="M{x2 - 4:g} {end - 2:g}h8l-4 6z"/>'
-            )
+            paths.append(f'<path class="arrow" d="{curve}"/><path class="tip" d="M{x2 - 4:g} {end - 2:g}h8l-4 6z"/>')
     return paths
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
-from gn_onnx import concrete_shapes, model_checks, ort_runner, tolerances
+from gn_onnx import concrete_shapes, graph_walk, ort_runner, tolerances
 from gn_onnx.comparison import Comparison, compare
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.scope import CannotEvaluate
@@ -111,9 +111,7 @@ def _piece(site: Site, original: bool) -> Piece:
     return site.before if original else site.after
 
 
-def _compare(
-    site: Site, values: Mapping[str, np.ndarray], evaluator: Evaluator, data: str, original: bool
-) -> Comparison:
+def _compare(site: Site, values: Mapping[str, np.ndarray], evaluator: Evaluator, data: str, original: bool) -> Comparison:
     piece = _piece(site, original)
     leaves = {name: values[name].astype(np.float64) for name in piece.leaves}
     y = values[site.output]
@@ -127,9 +125,7 @@ def _compare(
     return compare(expected, y, name=site.output, against="float64", data=data, tolerance=bound)
 
 
-def _portions(
-    proto: onnx.ModelProto, sites: Sequence[Site], feeds: Mapping[str, np.ndarray]
-) -> Iterator[list[Site]]:
+def _portions(proto: onnx.ModelProto, sites: Sequence[Site], feeds: Mapping[str, np.ndarray]) -> Iterator[list[Site]]:
     """Sites whose tensors together fit into memory."""
     shapes = concrete_shapes.concrete_shapes(proto, {name: array.shape for name, array in feeds.items()})
     some: list[Site] = []
@@ -159,7 +155,7 @@ def unchanged_elsewhere(original: onnx.ModelProto, fused: onnx.ModelProto, sites
             continue
         if known.get(node.output[0]) != node:
             return False
-        if any(held.get(name) != constants.get(name) for name in model_checks.uses(node)):
+        if any(held.get(name) != constants.get(name) for name in graph_walk.uses(node)):
             return False
     names = [[value.name for value in graph.output] for graph in (original.graph, fused.graph)]
     return names[0] == names[1]

@@ -56,9 +56,7 @@ class Verification:
     @property
     def worst(self) -> Comparison | None:
         """The output nearest to its tolerance, or furthest beyond."""
-        return max(
-            self.outputs, key=lambda c: (bool(c.reason), c.relative / max(c.tolerance, 1e-300)), default=None
-        )
+        return max(self.outputs, key=lambda c: (bool(c.reason), c.relative / max(c.tolerance, 1e-300)), default=None)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -110,9 +108,7 @@ def verify(
         feeds = inputs.make_inputs(original, "ordinary", shapes=shapes)
         measured = taps.measured_shapes(original, feeds, ort_runner.Options(data_folder=folder))
     sites = tuple(
-        check_sites(
-            original, fused, input_shapes=concrete, folder=folder, known_shapes=measured, seconds=seconds / 2
-        )
+        check_sites(original, fused, input_shapes=concrete, folder=folder, known_shapes=measured, seconds=seconds / 2)
     )
     found = _Findings()
     for site in sites:
@@ -124,7 +120,8 @@ def verify(
     unchecked = [site for site in sites if site.status == "not checked"]
     if unchecked:
         found.notes.append(
-            f"{len(unchecked)} of {len(sites)} sites not checked one by one, first: {unchecked[0].name}: {unchecked[0].reason}"
+            f"{len(unchecked)} of {len(sites)} sites not checked one by one,"
+            f" first: {unchecked[0].name}: {unchecked[0].reason}"
         )
     try:
         model_checks.check(fused)
@@ -201,9 +198,7 @@ def _end_to_end(
             compared = compare_outputs(expected[kind], actual[kind], data=f"{kind}, {way}")
             found.outputs += compared
             bad = [comparison for comparison in compared if not comparison.ok]
-            if bad and not _explain(
-                original, fused, sites, feeds[kind], expected[kind], how, bad[0], deadline, found
-            ):
+            if bad and not _explain(original, fused, sites, feeds[kind], expected[kind], how, bad[0], deadline, found):
                 worst = max(bad, key=lambda comparison: comparison.relative)
                 found.refusals.append(
                     f"output {worst.name!r} differs by {worst.relative:.1e} of its largest value"
@@ -244,9 +239,7 @@ def _explain(
         # Nearer to the truth than a bad original proves nothing alone: a wrong model may be that, too.
         sure = all(check.status == "equal" for check in checks)
         if all(new.ok or (sure and new.relative <= 1.5 * old.relative) for new, old in pairs):
-            found.notes.append(
-                f"{bad.data}: the original is the inaccurate one ({bad.relative:.1e} at {bad.name!r})"
-            )
+            found.notes.append(f"{bad.data}: the original is the inaccurate one ({bad.relative:.1e} at {bad.name!r})")
             return True
     sites = [check.site for check in checks if check.status == "equal" and check.site is not None]
     if len(sites) != len(checks) or not taps.unchanged_elsewhere(original, fused, sites):
@@ -269,10 +262,6 @@ def _explain(
     culprits = [numeric for numeric in old if not numeric.comparison.ok]
     found.notes.append(
         f"{bad.data}: outputs differ by {bad.relative:.1e}, every fused node is right to rounding; "
-        + (
-            f"the original is inaccurate at {culprits[0].site!r}"
-            if culprits
-            else "the model amplifies rounding"
-        )
+        + (f"the original is inaccurate at {culprits[0].site!r}" if culprits else "the model amplifies rounding")
     )
     return True

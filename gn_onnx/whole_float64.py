@@ -31,10 +31,7 @@ def evaluate(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[st
         nodes = [to_float64(node) for node in function.node]
         del function.node[:]
         function.node.extend(nodes)
-    wide = {
-        name: array if array.dtype.kind in "biu" else array.astype(np.float64)
-        for name, array in feeds.items()
-    }
+    wide = {name: array if array.dtype.kind in "biu" else array.astype(np.float64) for name, array in feeds.items()}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -55,8 +52,6 @@ def _multiplications(proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[in
         if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
             if node.output[0] not in shapes or node.input[1] not in shapes:
                 return math.inf
-            weights = math.prod(shapes[node.input[1]]) / max(
-                1, shapes[node.input[1]][-1 if "M" in node.op_type else 0]
-            )
+            weights = math.prod(shapes[node.input[1]]) / max(1, shapes[node.input[1]][-1 if "M" in node.op_type else 0])
             total += math.prod(shapes[node.output[0]]) * weights
     return total

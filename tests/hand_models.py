@@ -7,9 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def group_norm_chain(
-    prefix: str, x: str, y: str, channels: int, groups: int, rank: int = 4
-) -> tuple[list, list]:
+def group_norm_chain(prefix: str, x: str, y: str, channels: int, groups: int, rank: int = 4) -> tuple[list, list]:
     """What PyTorch's TorchScript exporter writes for GroupNorm; [N, C, *spatial] -> the same. Nodes, initializers."""
     rng = np.random.default_rng(len(prefix) + channels)
     per_channel = (channels,) + (1,) * (rank - 2)
@@ -36,9 +34,7 @@ def detector(channels: int = 8, groups: int = 2, opset: int = 17) -> onnx.ModelP
     """Conv, GroupNorm, Relu, Conv, GroupNorm over an image [N, 3, H, W] with symbolic sizes."""
     rng = np.random.default_rng(0)
     nodes = [helper.make_node("Conv", ["image", "w0"], ["c0"], "conv0", pads=[1] * 4)]
-    initializers = [
-        numpy_helper.from_array(rng.normal(size=(channels, 3, 3, 3)).astype(np.float32) / 5, "w0")
-    ]
+    initializers = [numpy_helper.from_array(rng.normal(size=(channels, 3, 3, 3)).astype(np.float32) / 5, "w0")]
     more, constants = group_norm_chain("gn0", "c0", "g0", channels, groups)
     nodes += more
     initializers += constants
@@ -92,14 +88,10 @@ def group_norm_body(opset: int = 17) -> onnx.FunctionProto:
     assert epsilon.ref_attr_name
     opsets = [helper.make_opsetid("", opset)]
     attributes = ["num_groups", "epsilon"]
-    return helper.make_function(
-        "gn_onnx", "GroupNormalization", ["X", "scale", "bias"], ["Y"], nodes, opsets, attributes
-    )
+    return helper.make_function("gn_onnx", "GroupNormalization", ["X", "scale", "bias"], ["Y"], nodes, opsets, attributes)
 
 
-def fused_detector(
-    original: onnx.ModelProto, *, epsilon: float = 1e-5, scale: float = 1.0
-) -> onnx.ModelProto:
+def fused_detector(original: onnx.ModelProto, *, epsilon: float = 1e-5, scale: float = 1.0) -> onnx.ModelProto:
     """`detector()` as fusing should leave it; other arguments than the defaults make it wrong."""
     model = onnx.ModelProto()
     model.CopyFrom(original)

@@ -209,9 +209,7 @@ def test_external_data_goes_along_and_stays_untouched_in_place(tmp_path: pathlib
 def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "gn_onnx", *arguments]
     env = os.environ | environment
-    return subprocess.Popen(
-        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -233,9 +231,7 @@ def test_a_killed_process_leaves_nothing_half_written(model: pathlib.Path) -> No
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "cli.main(sys.argv[1:])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "fuse", str(model), "--no-verify"], cwd=ROOT, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script, "fuse", str(model), "--no-verify"], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert files(model.parent) == ["detector.onnx"]
 
@@ -273,9 +269,7 @@ def test_a_closed_pipe_is_no_error(model: pathlib.Path) -> None:
     assert process.wait() == 0
 
 
-def test_a_missing_onnx_runtime_leaves_the_check_by_sites(
-    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_onnx_runtime_leaves_the_check_by_sites(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gn_onnx import ort_runner
 
     monkeypatch.setattr(ort_runner, "is_installed", lambda: False)

@@ -19,7 +19,7 @@ from onnx import AttributeProto, TensorProto, helper
 from gn_onnx import cli
 
 LONG = settings(
-    max_examples=int(os.environ.get("GN_ONNX_FUZZ", "40")),
+    max_examples=int(os.environ.get("GN_ONNX_FUZZ", "15")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
@@ -87,9 +87,7 @@ def change_type_only(model: onnx.ModelProto, draw: st.DataObject) -> None:
 
 def change_wire(model: onnx.ModelProto, draw: st.DataObject) -> None:
     node = draw.draw(st.sampled_from(list(model.graph.node)))
-    names = sorted(
-        {name for other in model.graph.node for name in (*other.input, *other.output)} | {"", "nobody"}
-    )
+    names = sorted({name for other in model.graph.node for name in (*other.input, *other.output)} | {"", "nobody"})
     fields = [field for field in (node.input, node.output) if field]
     if fields:
         field = draw.draw(st.sampled_from(fields))

@@ -86,9 +86,7 @@ def test_truncated_and_empty_files(tmp_path: pathlib.Path, length: int) -> None:
         model_io.load_model(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"<html></html>", b"\x80\x02}q\x00.", os.urandom(4096), b"PK\x03\x04" * 64]
-)
+@pytest.mark.parametrize("content", [b"<html></html>", b"\x80\x02}q\x00.", os.urandom(4096), b"PK\x03\x04" * 64])
 def test_files_of_another_kind(tmp_path: pathlib.Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
@@ -278,9 +276,7 @@ def test_three_gigabytes_of_external_data_are_not_loaded(tmp_path: pathlib.Path)
     size = 3 << 30
     with open(tmp_path / "big.data", "wb") as data:
         data.truncate(size)  # sparse: takes no disk
-    big = TensorProto(
-        name="big", data_type=TensorProto.FLOAT, dims=[size // 4], data_location=TensorProto.EXTERNAL
-    )
+    big = TensorProto(name="big", data_type=TensorProto.FLOAT, dims=[size // 4], data_location=TensorProto.EXTERNAL)
     big.external_data.add(key="location", value="big.data")
     model.graph.initializer.append(big)
     model.graph.node.append(helper.make_node("ReduceMax", ["big"], ["largest"], keepdims=0))

@@ -50,9 +50,7 @@ def fused_naive(epsilon: float = 1e-5, num_groups: int = 2) -> onnx.ModelProto:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     del model.graph.node[:]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(
-        numpy_helper.from_array(constants[n].ravel(), n) for n in ("scale", "bias")
-    )
+    model.graph.initializer.extend(numpy_helper.from_array(constants[n].ravel(), n) for n in ("scale", "bias"))
     node = helper.make_node(
         "GroupNormalization", ["x", "scale", "bias"], ["y"], "gn",
         domain="gn_onnx", num_groups=num_groups, epsilon=epsilon,
@@ -71,9 +69,7 @@ def test_a_right_model_passes() -> None:
     assert {comparison.data.split(",")[0] for comparison in result.outputs} == set(inputs.KINDS)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"epsilon": 1.01e-5}, {"epsilon": 0.0}, {"scale": 1.00001}, {"scale": -1.0}]
-)
+@pytest.mark.parametrize("wrong", [{"epsilon": 1.01e-5}, {"epsilon": 0.0}, {"scale": 1.00001}, {"scale": -1.0}])
 def test_a_wrong_model_is_refused_with_the_site_named(wrong: dict[str, float]) -> None:
     original = detector()
     result = verify.verify(original, fused_detector(original, **wrong))
@@ -137,8 +133,6 @@ def test_the_formula_is_pytorch_s() -> None:
     tensors = [torch.from_numpy(array) for array in (x, scale, bias)]
     theirs = torch.nn.functional.silu(torch.nn.functional.group_norm(tensors[0], 3, *tensors[1:], 1e-3))
     np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-12, atol=1e-12)
-    last = float64.group_norm(
-        np.moveaxis(x, 1, -1), scale, bias, num_groups=3, epsilon=1e-3, channels_last=True
-    )
+    last = float64.group_norm(np.moveaxis(x, 1, -1), scale, bias, num_groups=3, epsilon=1e-3, channels_last=True)
     plain = float64.group_norm(x, scale, bias, num_groups=3, epsilon=1e-3)
     np.testing.assert_array_equal(np.moveaxis(last, -1, 1), plain)

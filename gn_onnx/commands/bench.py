@@ -26,18 +26,12 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("models", metavar="MODEL", type=pathlib.Path, nargs="*")
     parser.add_argument("--kernels", action="store_true", help="single GroupNorms instead of models")
-    parser.add_argument(
-        "--only", metavar="TEXT", default="", help="with --kernels: cases whose label contains TEXT"
-    )
+    parser.add_argument("--only", metavar="TEXT", default="", help="with --kernels: cases whose label contains TEXT")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--runs", type=int, default=50, help="timed runs of each variant (default 50)")
     parser.add_argument("--seconds", type=float, default=30.0, help="at most about this long per model")
-    parser.add_argument(
-        "--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input"
-    )
-    parser.add_argument(
-        "--plot", metavar="FILE", type=pathlib.Path, help="bars as .png or .svg (needs matplotlib)"
-    )
+    parser.add_argument("--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input")
+    parser.add_argument("--plot", metavar="FILE", type=pathlib.Path, help="bars as .png or .svg (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="as JSON on stdout, with facts about the machine")
     return parser
 
@@ -53,26 +47,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise GnOnnxError("--runs must be at least 1")
     providers = ort_runner.providers(arguments.provider)
     results: list[Any] = (
-        _kernels(arguments, console, providers)
-        if arguments.kernels
-        else _models(arguments, console, providers)
+        _kernels(arguments, console, providers) if arguments.kernels else _models(arguments, console, providers)
     )
     if arguments.json:
         console.data({"machine": bench.machine(), "results": [result.to_json() for result in results]})
     if arguments.plot:
         _plot(arguments, results)
-    wrong = [
-        reason
-        for result in results
-        for reason in result.refused.values()
-        if "off by" in reason or "differs" in reason
-    ]
+    wrong = [reason for result in results for reason in result.refused.values() if "off by" in reason or "differs" in reason]
     return 1 if wrong else 0
 
 
-def _kernels(
-    arguments: argparse.Namespace, console: Console, providers: tuple[str, ...]
-) -> list[KernelResult]:
+def _kernels(arguments: argparse.Namespace, console: Console, providers: tuple[str, ...]) -> list[KernelResult]:
     from gn_onnx import bench_kernels
     from gn_onnx.cases import CASES
     from gn_onnx.errors import GnOnnxError
@@ -85,9 +70,7 @@ def _kernels(
         result = bench_kernels.run_case(case, providers=providers, runs=arguments.runs)
         results.append(result)
         shape = "x".join(map(str, case.shape))
-        console.say(
-            f"  {console.paint(case.label, 'strong')}  {shape}, {case.num_groups} groups, {case.activation}"
-        )
+        console.say(f"  {console.paint(case.label, 'strong')}  {shape}, {case.num_groups} groups, {case.activation}")
         for label, timing in result.timings.items():
             line = f"    {label:24}{timing.median:10.1f} µs  [{timing.percentile(10):.1f} – {timing.percentile(90):.1f}]"
             line += f"  {result.gb_per_s(label):7.1f} GB/s"

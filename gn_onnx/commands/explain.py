@@ -46,9 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return 0
     for record in found:
         console.say(
-            _site(record, console, arguments.verbose)
-            if isinstance(record, GroupNorm)
-            else _rejection(record, console)
+            _site(record, console, arguments.verbose) if isinstance(record, GroupNorm) else _rejection(record, console)
         )
     console.say(f"  {len(sites)} GroupNorm found, {len(rejections)} look-alikes rejected")
     return 0

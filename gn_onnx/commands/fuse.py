@@ -19,22 +19,16 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         description="Write MODEL with every GroupNorm as one node, after checking that its outputs stay the same.",
     )
     parser.add_argument("model", metavar="MODEL", type=pathlib.Path)
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", type=pathlib.Path, help="default: MODEL with .gn.onnx"
-    )
+    parser.add_argument("-o", "--output", metavar="OUT", type=pathlib.Path, help="default: MODEL with .gn.onnx")
     parser.add_argument("--in-place", action="store_true", help="replace MODEL itself")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if something would be fused"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something would be fused")
     parser.add_argument(
         "--target",
         choices=("plugin", "onnx"),
         default="plugin",
         help="plugin: our operator, runs everywhere (default); onnx: GroupNormalization of opset 21",
     )
-    parser.add_argument(
-        "--no-activations", action="store_true", help="leave activations as nodes of their own"
-    )
+    parser.add_argument("--no-activations", action="store_true", help="leave activations as nodes of their own")
     parser.add_argument("--no-verify", action="store_true", help="write without checking the outputs")
     parser.add_argument(
         "--shape",

@@ -21,14 +21,10 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", type=pathlib.Path)
     reference = parser.add_mutually_exclusive_group(required=True)
     reference.add_argument("--against", metavar="ORIGINAL", type=pathlib.Path, help="the model before fusing")
-    reference.add_argument(
-        "--torch", metavar="MODULE:FUNCTION", help="builds the PyTorch module and example inputs"
-    )
+    reference.add_argument("--torch", metavar="MODULE:FUNCTION", help="builds the PyTorch module and example inputs")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tolerance", type=float, help="relative to the largest value; default: by type")
-    parser.add_argument(
-        "--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input"
-    )
+    parser.add_argument("--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input")
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
     return parser
 
@@ -41,9 +37,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     providers = ort_runner.providers(arguments.provider)
     if arguments.torch:
         build = detailed_parity.load_builder(arguments.torch)
-        report = detailed_parity.against_torch(
-            arguments.model, build, providers=providers, tolerance=arguments.tolerance
-        )
+        report = detailed_parity.against_torch(arguments.model, build, providers=providers, tolerance=arguments.tolerance)
     else:
         report = detailed_parity.against_original(
             arguments.model,
@@ -56,7 +50,5 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.data(report.to_json())
     else:
         console.say(report.to_text())
-        console.say(
-            f"  parity  {console.paint('ok', 'good') if report.ok else console.paint('FAILED', 'bad')}"
-        )
+        console.say(f"  parity  {console.paint('ok', 'good') if report.ok else console.paint('FAILED', 'bad')}")
     return 0 if report.ok else 1

@@ -22,9 +22,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", metavar="REPORT.html", type=pathlib.Path, required=True)
     parser.add_argument("--target", choices=("plugin", "onnx"), default="plugin")
     parser.add_argument("--no-bench", action="store_true", help="leave out the times")
-    parser.add_argument(
-        "--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input"
-    )
+    parser.add_argument("--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input")
     return parser
 
 
@@ -37,9 +35,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if fuse_file.same_file(arguments.model, arguments.output):
         raise GnOnnxError(f"{arguments.output}: is the model itself")
     shapes = parse_shapes(arguments.shape)
-    report = fuse_file.examine(
-        fuse_file.Request(model=arguments.model, target=arguments.target, shapes=shapes)
-    )
+    report = fuse_file.examine(fuse_file.Request(model=arguments.model, target=arguments.target, shapes=shapes))
     timings = None
     if report.fused and not arguments.no_bench:
         try:

@@ -1,0 +1,92 @@
+"""Walking over protobuf graphs: subgraphs, what a node reads, order and cycles. Imports: onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import onnx
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Bodies of If, Loop, Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def uses(node: onnx.NodeProto) -> set[str]:
+    """Names that the node reads: its inputs, and what its subgraphs take from outside."""
+    names = set(filter(None, node.input))
+    for graph in subgraphs(node):
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        own |= {name for inner in graph.node for name in inner.output}
+        used = {value.name for value in graph.output}.union(*map(uses, graph.node))
+        names |= used - own
+    return names
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from all_nodes(graph.node)
+
+
+def sort(proto: onnx.ModelProto) -> None:
+    """Bring nodes into an order in which inputs come first, in place. Most models are; runtimes accept all.
+
+    Nodes that are in order keep their places. The graph must be free of cycles (`check`).
+    """
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        _sort_nodes(nodes)
+
+
+def _sort_nodes(nodes: Any) -> None:
+    producer = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    needs = [[producer[name] for name in uses(node) if name in producer] for node in nodes]
+    for node in nodes:
+        for graph in subgraphs(node):
+            _sort_nodes(graph.node)
+    if all(need < index for index, list_ in enumerate(needs) for need in list_):
+        return
+    order: dict[int, None] = {}
+    for first in range(len(nodes)):
+        entered: set[int] = set()
+        pending = [first]
+        while pending:
+            index = pending[-1]
+            if index not in order and index not in entered:
+                entered.add(index)
+                # What was entered before and is not finished would be a cycle; it ends here, whatever the graph.
+                pending.extend(need for need in reversed(needs[index]) if need not in order and need not in entered)
+            else:
+                pending.pop()
+                order.setdefault(index)
+    copies = [onnx.NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
+    del nodes[:]
+    nodes.extend(copies)
+
+
+def find_cycle(nodes: Iterable[int], successors: Callable[[int], Iterable[int]]) -> int | None:
+    """Some node on a cycle, or None. Iterative: a chain of 100,000 nodes is a valid model."""
+    state: dict[int, int] = {}  # 1: on the current path, 2: finished
+    for start in nodes:
+        if start in state:
+            continue
+        state[start] = 1
+        path = [(start, iter(successors(start)))]
+        while path:
+            node, rest = path[-1]
+            following = next(rest, None)
+            if following is None:
+                state[node] = 2
+                path.pop()
+            elif state.get(following) == 1:
+                return following
+            elif following not in state:
+                state[following] = 1
+                path.append((following, iter(successors(following))))
+    return None
