@@ -53,12 +53,14 @@ def test_kernels_agree_with_float64_on_every_kind_of_input(tmp_path: pathlib.Pat
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
-def test_launch_plan(tmp_path: pathlib.Path) -> None:
-    """What holds for every shape and device, and what is chosen for the shapes of real networks."""
-    program = tmp_path / "plan_test"
-    sources = [CUSTOM_OPS / "tests" / "cuda_plan_test.cc", CUSTOM_OPS / "src" / "cuda" / "plan.cu"]
-    includes = [f"-I{CUSTOM_OPS / 'include'}", f"-I{CUSTOM_OPS / 'src' / 'cuda'}"]
-    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-DGN_EMULATE", *SANITIZERS, "-x", "c++"]
+@pytest.mark.parametrize("name", ["plan", "index"])
+def test_without_running_kernels(name: str, tmp_path: pathlib.Path) -> None:
+    """The launch plan for every shape and device; index arithmetic beyond 2^31 elements."""
+    program = tmp_path / f"{name}_test"
+    cuda = CUSTOM_OPS / "src" / "cuda"
+    sources = [CUSTOM_OPS / "tests" / f"cuda_{name}_test.cc", cuda / "plan.cu", *sorted((cuda / "emu").glob("*.cc"))]
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DGN_EMULATE", *SANITIZERS]
+    includes = [f"-I{CUSTOM_OPS / 'include'}", f"-I{cuda}", "-x", "c++"]
     subprocess.run([build_emulated.compiler(), *flags, *includes, *map(str, sources), "-o", str(program)], check=True)
     result = _run(program)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
