@@ -199,10 +199,11 @@ class Algebra:
 
     Args:
         x_atoms: All atoms of x.
-        tolerance: Relative difference below which two coefficients are one (rounded constants such as 1/n).
+        tolerance: Relative difference below which two coefficients are one. Coefficients are exact but for the rounding
+            of float64: constants that were rounded (1/n in float32) are read as what was meant.
     """
 
-    def __init__(self, x_atoms: frozenset[Atom], tolerance: float = 1e-6) -> None:
+    def __init__(self, x_atoms: frozenset[Atom], tolerance: float = 1e-9) -> None:
         self.x_atoms = x_atoms
         self.tolerance = tolerance
         self.roots: list[Poly] = []

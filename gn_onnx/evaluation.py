@@ -40,6 +40,21 @@ class Fact:
 Transfer = Callable[["Evaluation", ir.Node, int], dict[ir.Value, Fact]]
 
 
+def same_values(value: ir.Value) -> list[ir.Value]:
+    """`value` and the results of nodes that repeat its own (float16 converters cast once for every use)."""
+    node = value.producer()
+    if node is None or len(node.outputs) != 1 or not node.inputs or node.inputs[0] is None:
+        return [value]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    twins = [value]
+    for user, _ in node.inputs[0].uses():
+        if user is not node and user.op_identifier() == node.op_identifier() and user.graph is node.graph:
+            same = {name: attribute.value for name, attribute in user.attributes.items()} == attributes
+            if same and tuple(user.inputs) == tuple(node.inputs) and len(user.outputs) == 1:
+                twins.append(user.outputs[0])
+    return twins
+
+
 class Evaluation:
     """Facts about one candidate x.
 
@@ -72,10 +87,11 @@ class Evaluation:
             dims.append(tuple(Atom(axis, i, s) for i, s in enumerate(pieces) if not s.is_one))
         self.dims: Dims = tuple(dims)
         self.algebra = Algebra(frozenset(atom for dim in self.dims for atom in dim))
-        self.facts: dict[ir.Value, Fact] = {root: Fact(of_factor(THE_X), self.dims)}
+        self.facts: dict[ir.Value, Fact] = {value: Fact(of_factor(THE_X), self.dims) for value in same_values(root)}
         self.broken: dict[ir.Value, str] = {}
         self.call: ir.Node | None = None
         self._caller: Evaluation | None = None
+        self._meant: np.ndarray | None = None
         self._lifted: dict[ir.Value, Fact] = {}
         self._integers: dict[ir.Value, np.ndarray | None] = {}
 
@@ -183,21 +199,36 @@ class Evaluation:
         return Fact(poly, dims)
 
     def _unrounded(self, array: np.ndarray) -> np.ndarray:
-        """In float64; a 16-bit number that is the rounding of some group's size, or of 1 over it, is that size."""
+        """In float64; one number that is the rounding of some group's size, or of 1 over it, is read as that."""
         data = array.astype(np.float64)
-        if array.size != 1 or array.dtype.itemsize != 2:
-            return data
-        number = data.ravel()[0]
+        return np.full_like(data, self.unrounded(array.ravel()[0])) if array.size == 1 else data
+
+    def unrounded(self, number: np.generic) -> float:
+        """What a number of the graph was before it was rounded to its type, if that is a count of elements of x."""
+        value = float(number)
+        if number.dtype.kind not in "fV" or number.dtype.itemsize > 4 or self._is_dyadic(value):
+            return value
+        if self._meant is None:
+            self._meant = self._counts()
+        nearest = self._meant[np.argmin(np.abs(self._meant - value))]
+        return float(nearest) if number.dtype.type(nearest) == number else value
+
+    @staticmethod
+    def _is_dyadic(value: float) -> bool:
+        """A small integer over a power of two: nothing was rounded."""
+        mantissa, _ = np.frexp(value)
+        return bool(float(mantissa) * 256 == int(mantissa * 256))
+
+    def _counts(self) -> np.ndarray:
+        """n, 1/n, their roots and n/(n-1), for every n that is the size of some axes of x, known ones."""
         counts = {1}
         for atom in self.algebra.x_atoms:
             size = atom.size.static
             if size is not None and len(counts) < _MAX_COUNTS:
                 counts |= {size * count for count in counts}
-        for count in sorted(counts):
-            for meant in (float(count), 1.0 / count):
-                if float(np.asarray(meant, dtype=array.dtype)) == number:
-                    return np.full_like(data, meant)
-        return data
+        n = np.array(sorted(counts), dtype=np.float64)
+        more = n[n > 1]
+        return np.concatenate([n, 1 / n, np.sqrt(n), 1 / np.sqrt(n), more / (more - 1), (more - 1) / more])
 
     def shape(self, value: ir.Value) -> tuple[Size, ...] | None:
         fact = self.facts.get(value) or self._lifted.get(value)

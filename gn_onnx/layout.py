@@ -219,13 +219,14 @@ def _unify_dim(a: Dim, b: Dim, renaming: Renaming) -> Dim:
 
 
 def _bind_sizes(a: Dim, b: Dim) -> None:
-    """Where a known size meets a single unknown one, the unknown is that size (or the model could not run)."""
+    """Where a known size meets an unknown one that cannot be 1, since it is cut, it is that size (or nothing runs)."""
     known, unknown = dim_size(a), dim_size(b)
     if known == unknown:
         return
     if known.static is None:
         known, unknown = unknown, known
-    if known.static is not None and len(unknown.symbols) == 1 and unknown.symbols[0][1] == 1:
+    cut = any(atom.axis is not None and (atom.size.static or 0) > 1 for atom in (*a, *b))
+    if cut and known.static is not None and len(unknown.symbols) == 1 and unknown.symbols[0][1] == 1:
         value = Size(known.factor / unknown.factor)
         if value.is_whole:
             raise Bind(unknown.symbols[0][0], value)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from gn_onnx.algebra import THE_X, NotExpressible, Root, Tensor
-from gn_onnx.evaluation import Evaluation, Fact
+from gn_onnx.evaluation import Evaluation, Fact, same_values
 from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
 from gn_onnx.layout import Bind, LayoutError, Refine, dim_size
 from gn_onnx.matching import Match, Mismatch, match
@@ -103,6 +103,12 @@ def _distinct(rejections: Iterable[Rejection]) -> list[Rejection]:
     return list({(r.node, r.value, r.reason): r for r in rejections}.values())
 
 
+def _are_weights(value: ir.Value) -> bool:
+    """Whether the value is used as the weights of a convolution and as nothing else."""
+    uses = value.uses()
+    return bool(uses) and all(node.op_type in ("Conv", "ConvTranspose") and index == 1 for node, index in uses)
+
+
 def _rejection(node: ir.Node, reason: str, reached: str = "") -> Rejection:
     return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "", reached)
 
@@ -183,7 +189,8 @@ class _Walk:
         for node in path:
             for value in self._follow(node):
                 push(value)
-        push(root)
+        for value in same_values(root):
+            push(value)
         for _ in range(_MAX_NODES):
             if not heap:
                 return
@@ -318,7 +325,7 @@ class _Walk:
         core = next((n for n in nodes if n.op_type.endswith(("Normalization", "GroupNorm"))), None)
         core = core or next((n for n in nodes if n.op_type.startswith(("Reduce", "Global"))), _producer(value))
         group_norm = GroupNorm(
-            x=root,
+            x=min(same_values(root), key=lambda v: -1 if v.producer() is None else self.view.position[_producer(v)]),
             output=value,
             x_shape=self._x_shape(value),
             num_groups=answer.num_groups,
@@ -338,6 +345,8 @@ class _Walk:
         left_alone = None
         if len(nodes) == 1 and nodes[0].op_type in _ALREADY_ONE_NODE:
             left_alone = ""
+        elif _are_weights(value):
+            left_alone = "weights are standardised here, not activations"
         elif self._is_layer_norm(answer, nodes, rank):
             left_alone = "a LayerNorm: the statistics of each position, over the last axis"
         trivial = answer.num_groups == answer.num_channels and not answer.has_affine

@@ -49,5 +49,8 @@ def apply(evaluation: Evaluation, node: ir.Node, depth: int = 0) -> dict[ir.Valu
         function = None
     if function is None:
         raise NotExpressible(f"{node.op_type} is not part of a normalisation")
-    result = function(evaluation, node, depth)
+    try:
+        result = function(evaluation, node, depth)
+    except (ArithmeticError, ValueError, IndexError) as e:  # a size of 0, axes out of range: no valid graph
+        raise NotExpressible(f"sizes or axes that do not fit ({e})") from e
     return {node.outputs[0]: result} if isinstance(result, Fact) else result

@@ -41,7 +41,7 @@ def _matmul(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 
 def _matrix(evaluation: Evaluation, value: ir.Value | None) -> np.ndarray | None:
     array = None if value is None else evaluation.view.folded(value)
-    return array.astype(np.float64) if array is not None and array.ndim == 2 and array.size else None
+    return array if array is not None and array.ndim == 2 and array.size else None
 
 
 def _swapped(fact: Fact) -> Fact:
@@ -50,26 +50,25 @@ def _swapped(fact: Fact) -> Fact:
 
 
 def _by_blocks(evaluation: Evaluation, fact: Fact, matrix: np.ndarray) -> Fact:
-    """fact @ matrix, where the matrix adds up equal runs of neighbours, or repeats each element, times one weight."""
+    """fact @ matrix, where the matrix adds up equal runs of neighbours, repeats each element, or both, times one weight.
+
+    Such a matrix has blocks of one number along its diagonal, `down` rows by `across` columns each.
+    """
     rows, columns = matrix.shape
-    weight = float(np.max(matrix))
-    few, many = min(rows, columns), max(rows, columns)
-    if weight == 0 or many % few:
+    weight = evaluation.unrounded(matrix.max())
+    down, across = int(np.count_nonzero(matrix[:, 0])), int(np.count_nonzero(matrix[0]))
+    if weight == 0 or not down or not across or rows % down or rows // down * across != columns:
         raise NotExpressible("a product with a matrix")
-    run = many // few
-    blocks = np.kron(np.eye(few), np.ones((run, 1)))
-    pattern = blocks if rows == many else blocks.T
-    if not np.allclose(matrix, weight * pattern, rtol=1e-6, atol=0.0):
+    blocks = np.kron(np.eye(rows // down), np.ones((down, across)))
+    if not np.array_equal(matrix, matrix.max() * blocks):
         raise NotExpressible("a product with a matrix other than a mean of neighbours")
     axis = len(fact.dims) - 1
-    poly = evaluation.algebra.multiply(fact.poly, constant(weight))
-    if rows == few and run > 1:
-        return Fact(poly, (*fact.dims[:axis], fact.dims[axis] + free_dim(Size.of(run))))
-    if run == 1:
-        return Fact(poly, fact.dims)
-    sizes = [dim_size(dim) for dim in fact.dims]
-    cut = reshaped(Fact(poly, fact.dims), [*sizes[:axis], Size.of(few), Size.of(run)])
-    return _summed(evaluation, cut, [axis + 1])
+    summed = Fact(evaluation.algebra.multiply(fact.poly, constant(weight)), fact.dims)
+    if down > 1:
+        sizes = [dim_size(dim) for dim in fact.dims]
+        cut = reshaped(summed, [*sizes[:axis], Size.of(rows // down), Size.of(down)])
+        summed = _summed(evaluation, cut, [axis + 1])
+    return Fact(summed.poly, (*summed.dims[:axis], summed.dims[axis] + free_dim(Size.of(across))))
 
 
 def _einsum(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:

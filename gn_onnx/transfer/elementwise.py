@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from gn_onnx.algebra import NotExpressible, Poly, constant, of_size
+from gn_onnx.algebra import THE_X, Moment, NotExpressible, Poly, constant, of_factor, of_size
 from gn_onnx.evaluation import FLOATS, Evaluation, Fact
+from gn_onnx.layout import free_dim
 from gn_onnx.sizes import Size
-from gn_onnx.transfer.common import TransferFunction, float_attribute, has_input, int_attribute, operand, scalar_constant
+from gn_onnx.transfer.common import TransferFunction, axes, float_attribute, has_input, int_attribute, operand, scalar_constant
 
 _LARGE = 1e30
 """A bound beyond this never clamps: exporters write the type's largest value where they mean infinity."""
@@ -62,6 +63,9 @@ def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     if to not in FLOATS:
         raise NotExpressible(f"a cast to {to.name}")
     value = node.inputs[0]
+    x_type = evaluation.view.dtype(evaluation.root)
+    if value in evaluation.facts and x_type is not None and to.itemsize < x_type.itemsize:
+        raise NotExpressible(f"x is rounded to {to.name} on the way")
     if value is not None and value not in evaluation.facts:
         sizes = evaluation.integers(value)
         if sizes is not None and sizes.size == 1 and isinstance(sizes.ravel()[0], Size):
@@ -156,12 +160,50 @@ def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         holds: bool | None = bool(condition.ravel()[0])
     else:
         holds = _always(evaluation, node, depth)
+    if holds is None and _is_zero_of_constant_group(evaluation, node, depth):
+        holds = False
     if holds is None:
         raise NotExpressible("a choice that depends on the data")
     chosen, other = (1, 2) if holds else (2, 1)
     fact = operand(evaluation, node, chosen, depth)
-    zero = Fact(constant(0.0), operand(evaluation, node, other, depth).dims)
+    unused = node.inputs[other]
+    shape = None if unused is None else evaluation.shape(unused)
+    if shape is None:
+        raise NotExpressible("a choice between values of unknown shape")
+    zero = Fact(constant(0.0), tuple(free_dim(size) for size in shape))
     return binary(evaluation, fact, zero, evaluation.algebra.add)  # the other operand still broadcasts
+
+
+def _is_zero_of_constant_group(evaluation: Evaluation, node: ir.Node, depth: int) -> bool:
+    """Where(min(x) == max(x) and ..., 0, x - E[x]): in a constant group the deviation is 0 anyway."""
+    if scalar_constant(evaluation, node, 1, depth) != 0.0:
+        return False
+    moments = [f for m in operand(evaluation, node, 2, depth).poly for f, e in m if isinstance(f, Moment) and e == 1]
+    deviation = evaluation.algebra.add(of_factor(THE_X), of_factor(moments[0]), -1.0) if len(moments) == 1 else {}
+    if not deviation or evaluation.algebra.add(operand(evaluation, node, 2, depth).poly, deviation, -1.0):
+        return False
+    return any(_compares_extremes(evaluation, test, moments[0], depth) for test in _conjuncts(node.inputs[0]))
+
+
+def _conjuncts(value: ir.Value | None) -> list[ir.Node]:
+    node = None if value is None else value.producer()
+    if node is None:
+        return []
+    return [n for v in node.inputs for n in _conjuncts(v)] if node.op_type == "And" else [node]
+
+
+def _compares_extremes(evaluation: Evaluation, test: ir.Node, moment: Moment, depth: int) -> bool:
+    producers = [v.producer() if v is not None else None for v in test.inputs]
+    if test.op_type != "Equal" or {p.op_type if p is not None else "" for p in producers} != {"ReduceMin", "ReduceMax"}:
+        return False
+    for extreme in producers:
+        assert extreme is not None
+        fact = operand(evaluation, extreme, 0, depth)
+        over = axes(evaluation, extreme, len(fact.dims)) or range(len(fact.dims))
+        atoms = frozenset(atom for axis in over for atom in fact.dims[axis])
+        if evaluation.algebra.add(fact.poly, of_factor(THE_X), -1.0) or atoms != moment.atoms:
+            return False
+    return True
 
 
 def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
