@@ -15,6 +15,7 @@ import gn_onnx
 from gn_onnx import bench, concrete_shapes, inputs, model_io, ort_runner
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.parity import compare_outputs
+from gn_onnx.report import value_name
 from gn_onnx.site_check import is_group_norm
 
 ORIGINAL = "original"
@@ -118,7 +119,7 @@ def run_model(
     )  # fmt: skip
     names = {name for site in plugin.fused for name in site.node_names}
     names |= {node.name for _, (proto, _) in plans.items() for node in proto.graph.node if is_group_norm(node)}
-    moved, largest = _bytes_moved(original, [site.x.name or "" for site in plugin.fused], feeds)
+    moved, largest = _bytes_moved(original, [value_name(site.x) for site in plugin.fused], feeds)
     shares, rates = {}, {}
     for label in sessions:
         share, microseconds = _profile(*plans[label], feeds, names)

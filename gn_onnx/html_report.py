@@ -5,7 +5,6 @@ No script, no font and no image from elsewhere: the page can be mailed. Imports:
 
 from __future__ import annotations
 
-import html
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -15,9 +14,9 @@ from gn_onnx import graph_walk
 from gn_onnx.bench_models import ModelResult
 from gn_onnx.console import size
 from gn_onnx.group_norm import GroupNorm
-from gn_onnx.report import FusionReport, summary
+from gn_onnx.report import FusionReport, summary, value_name
 from gn_onnx.scope import Scope, scopes
-from gn_onnx.svg import Box, draw
+from gn_onnx.svg import Box, draw, escape
 
 _MAX_PICTURES = 60
 _MAX_BOXES = 60
@@ -56,8 +55,8 @@ def render(report: FusionReport, original: onnx.ModelProto, timings: ModelResult
     """
     name = pathlib.Path(report.model).name
     parts = [
-        f"<h1>{_text(name)}</h1>",
-        f"<p>{_text(summary(report.fused)) or 'No GroupNorm was fused.'}</p>",
+        f"<h1>{escape(name)}</h1>",
+        f"<p>{escape(summary(report.fused)) or 'No GroupNorm was fused.'}</p>",
         _facts(report, timings),
         _verification(report),
         _timings(timings) if timings is not None else "",
@@ -67,7 +66,7 @@ def render(report: FusionReport, original: onnx.ModelProto, timings: ModelResult
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{_text(name)}: GroupNorm</title><style>{_STYLE}</style></head><body>\n"
+        f"<title>{escape(name)}: GroupNorm</title><style>{_STYLE}</style></head><body>\n"
         + "\n".join(filter(None, parts))
         + "\n</body></html>\n"
     )
@@ -83,7 +82,7 @@ def _facts(report: FusionReport, timings: ModelResult | None) -> str:
     best = max(filter(None, map(timings.speed_up, timings.timings)), default=None) if timings else None
     if best is not None:
         facts.append((f"{best:.2f} ×", "as fast as before"))
-    return '<div class="facts">' + "".join(f"<div><b>{_text(v)}</b>{_text(k)}</div>" for v, k in facts) + "</div>"
+    return '<div class="facts">' + "".join(f"<div><b>{escape(v)}</b>{escape(k)}</div>" for v, k in facts) + "</div>"
 
 
 def _verification(report: FusionReport) -> str:
@@ -92,12 +91,12 @@ def _verification(report: FusionReport) -> str:
         return "<h2>Parity</h2><p>Not verified.</p>"
     verdict = '<p class="ok">Equal to the original.</p>'
     if not checked.ok:
-        verdict = f'<p class="bad">{_text(checked.reason)}</p>'
+        verdict = f'<p class="bad">{escape(checked.reason)}</p>'
     rows = [
         [o.name, o.data, f"{o.max_abs:.1e}", f"{o.relative:.1e}", f"{o.tolerance:.1e}", _mark(o.ok)] for o in checked.outputs
     ]
     outputs = _table(["output", "data", "max |Δ|", "relative", "tolerance", ""], rows, numbers={2, 3, 4})
-    notes = "".join(f"<p>{_text(note)}</p>" for note in checked.notes)
+    notes = "".join(f"<p>{escape(note)}</p>" for note in checked.notes)
     sites = [[s.output, s.op_type, f"{s.error:.1e}", s.status, s.reason] for s in checked.sites]
     table = _table(["site", "operator", "max |Δ|", "", ""], sites, numbers={2})
     return (
@@ -114,7 +113,7 @@ def _timings(timings: ModelResult) -> str:
         bar = f'<div class="bar" style="width:{100 * timing.median / slowest:.1f}%"></div>'
         share = timings.shares.get(label)
         rows.append(
-            f"<tr><td>{_text(label)}{bar}</td>"
+            f"<tr><td>{escape(label)}{bar}</td>"
             f'<td class="n">{timing.median / 1e3:.3f} ms</td>'
             f'<td class="n">{timing.percentile(10) / 1e3:.3f} – {timing.percentile(90) / 1e3:.3f}</td>'
             f'<td class="n">{f"{share:.1%}" if share is not None else ""}</td>'
@@ -122,7 +121,7 @@ def _timings(timings: ModelResult) -> str:
         )
     numbers = "".join(f'<th class="n">{title}</th>' for title in ("median", "p10 – p90", "in GroupNorm", "speed"))
     head = f"<tr><th>variant</th>{numbers}</tr>"
-    refused = "".join(f"<p>{_text(label)}: {_text(reason)}</p>" for label, reason in timings.refused.items())
+    refused = "".join(f"<p>{escape(label)}: {escape(reason)}</p>" for label, reason in timings.refused.items())
     return f'<h2>Time</h2><div class="wide"><table>{head}{"".join(rows)}</table></div>{refused}'
 
 
@@ -133,11 +132,11 @@ def _fused(report: FusionReport, original: onnx.ModelProto) -> str:
     items = []
     for index, site in enumerate(report.fused):
         picture = _pictures(site, scope) if index < _MAX_PICTURES else ""
-        title = f"<b>{_text(site.output.name or '')}</b> {_text(str(site.op_type))}, {site.num_groups} groups"
+        title = f"<b>{escape(value_name(site.output))}</b> {escape(str(site.op_type))}, {site.num_groups} groups"
         details = _table(
             ["", ""],
             [
-                ["input", site.x.name or ""], ["channels", str(site.num_channels or "not known")],
+                ["input", value_name(site.x)], ["channels", str(site.num_channels or "not known")],
                 ["epsilon", f"{site.epsilon:g}"], ["found at", site.core],
                 ["nodes", ", ".join(site.node_names)],
             ],
@@ -147,15 +146,15 @@ def _fused(report: FusionReport, original: onnx.ModelProto) -> str:
 
 
 def _pictures(site: GroupNorm, scope: Scope) -> str:
-    before = boxes_between(scope, site.x.name or "", site.output.name or "")
+    before = boxes_between(scope, value_name(site.x), value_name(site.output))
     if not before:
         return ""
     after = [
-        Box("x", site.x.name or "x", kind="value"),
+        Box("x", value_name(site.x), kind="value"),
         Box("gn", site.op_type.replace("GroupNormalization", "GroupNorm"), ("x",), "fused"),
-        Box("y", site.output.name or "y", ("gn",), "value"),
+        Box("y", value_name(site.output), ("gn",), "value"),
     ]
-    name = site.output.name or ""
+    name = value_name(site.output)
     return (
         f'<div class="pair"><figure>{draw(before, label=f"{name} before fusing")}<figcaption>before</figcaption></figure>'
         f"<figure>{draw(after, label=f'{name} after fusing')}<figcaption>after</figcaption></figure></div>"
@@ -213,10 +212,5 @@ def _mark(ok: bool) -> str:
 
 def _cell(text: str) -> str:
     if text.startswith(("✓", "✗")):
-        return f'<span class="{"ok" if text.startswith("✓") else "bad"}">{_text(text)}</span>'
-    return _text(text)
-
-
-def _text(text: str) -> str:
-    """Names come from the model: they are text, never markup."""
-    return html.escape("".join(c if c.isprintable() else "�" for c in text), quote=True)
+        return f'<span class="{"ok" if text.startswith("✓") else "bad"}">{escape(text)}</span>'
+    return escape(text)

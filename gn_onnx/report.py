@@ -5,14 +5,19 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gn_onnx.console import Console, size
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from gn_onnx.group_norm import GroupNorm, Rejection
     from gn_onnx.verify import Verification
+
+_REPLACED = re.compile(r"/replaced(_\d+)?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +118,17 @@ def verification_lines(verification: Verification, console: Console) -> list[str
     return lines
 
 
+def value_name(value: ir.Value) -> str:
+    """The value's name in the original model; fusing gives a replaced value's name to the new one."""
+    return _REPLACED.sub("", value.name or "")
+
+
 def site_json(site: GroupNorm) -> dict[str, object]:
     """One fused site for programs."""
     return {
         "op_type": site.op_type,
-        "x": site.x.name,
-        "output": site.output.name,
+        "x": value_name(site.x),
+        "output": value_name(site.output),
         "num_groups": site.num_groups,
         "num_channels": site.num_channels,
         "epsilon": site.epsilon,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import onnx
 
@@ -64,14 +65,15 @@ def _check(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
             raise GnOnnxError(f"node {_label(node)} lacks its input {formal.name!r}")
     present = {attribute.name: attribute for attribute in node.attribute}
     for name, formal_attribute in schema.attributes.items():
+        kind: Any = formal_attribute.type  # an IntEnum, which onnx's stubs do not say
         if name not in present:
             if formal_attribute.required:
                 raise GnOnnxError(f"node {_label(node)} lacks the attribute {name!r}")
-        elif present[name].type != formal_attribute.type.value:
+        elif present[name].type != int(kind):
             kinds = onnx.AttributeProto.AttributeType
             raise GnOnnxError(
                 f"node {_label(node)}: attribute {name!r} is of type {kinds.Name(present[name].type)},"
-                f" not {kinds.Name(formal_attribute.type.value)}"
+                f" not {kinds.Name(int(kind))}"
             )
 
 

@@ -48,7 +48,7 @@ def draw(boxes: Sequence[Box], *, label: str) -> str:
             x = left + index * (_BOX + _GAP_X) + _BOX / 2
             centre[box.key] = (x, _MARGIN + layer * (_HEIGHT + _GAP_Y) + _HEIGHT / 2)
     lines = [
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{_escape(label)}">',
+        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{escape(label)}">',
         *_arrows(boxes, centre, layers),
     ]
     for box in boxes:
@@ -56,7 +56,7 @@ def draw(boxes: Sequence[Box], *, label: str) -> str:
         lines.append(
             f'<rect class="{box.kind}" x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}"'
             f' width="{_BOX}" height="{_HEIGHT}" rx="6"/>'
-            f'<text x="{x:g}" y="{y + 4:g}">{_escape(_short(box.text))}</text>'
+            f'<text x="{x:g}" y="{y + 4:g}">{escape(_short(box.text))}</text>'
         )
     return "\n".join([*lines, "</svg>"])
 
@@ -81,5 +81,6 @@ def _short(text: str) -> str:
     return text if len(text) <= 22 else text[:10] + "…" + text[-11:]
 
 
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
+def escape(text: str) -> str:
+    """Names come from the model: they are text, never markup, and have no control characters."""
+    return html.escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), quote=True)

@@ -98,7 +98,8 @@ def _models(arguments: argparse.Namespace, console: Console, providers: tuple[st
         copy = f", parallel copy {result.copy_gb_per_s:.1f} GB/s" if result.sites else ""
         console.say(f"  {console.paint(str(path), 'strong')}  {result.sites} GroupNorm{copy}")
         for label, timing in result.timings.items():
-            line = f"    {label:24}{timing.median / 1e3:10.3f} ms  [{timing.percentile(10) / 1e3:.3f} – {timing.percentile(90) / 1e3:.3f}]"
+            p10, median, p90 = (timing.percentile(percent) / 1e3 for percent in (10, 50, 90))
+            line = f"    {label:24}{median:10.3f} ms  [{p10:.3f} – {p90:.3f}]"
             if (ratio := result.speed_up(label)) is not None and label != bench_models.ORIGINAL:
                 line += f"  {ratio:5.2f} x"
             if label in result.shares:

@@ -1,0 +1,93 @@
+"""Benchmarks: what they print and refuse to print; the numbers themselves are nobody's promise here."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from hand_models import detector
+
+from gn_onnx import bench, bench_kernels, bench_models, cli, ort_runner
+from gn_onnx.cases import CASES, Case
+
+SMALL = Case("small", 1, 8, (6, 6), 2, "silu")
+
+
+def test_cases_are_labelled_once_and_divisible() -> None:
+    assert len({case.label for case in CASES}) == len(CASES)
+    assert all(case.channels % case.num_groups == 0 for case in CASES)
+
+
+def test_runs_are_interleaved() -> None:
+    calls: list[str] = []
+    timings = bench.interleave({name: lambda name=name: calls.append(name) for name in "ab"}, runs=10)
+    assert calls[-20:] == ["a", "b"] * 10
+    assert len(timings["a"].microseconds) == 10
+    assert timings["a"].percentile(10) <= timings["a"].median <= timings["a"].percentile(90)
+
+
+@pytest.mark.parametrize("elements", [1, 7, 1 << 18])
+def test_the_parallel_copy_copies_everything(elements: int) -> None:
+    copy = bench.ParallelCopy(elements)
+    copy._target[:] = 0
+    copy()
+    assert np.all(copy._target == 1)
+
+
+def test_a_case_is_timed_beside_its_baselines() -> None:
+    result = bench_kernels.run_case(SMALL, runs=7)
+    assert {bench_kernels.COPY, bench_kernels.CHAIN, bench_kernels.NATIVE} <= set(result.timings)
+    assert all(error < 3e-5 for error in result.relative.values())
+    assert json.dumps(result.to_json())
+
+
+def test_no_speed_up_over_or_of_something_wrong() -> None:
+    timing = bench.Timing("x", (1.0, 2.0, 3.0))
+    timings = {bench_kernels.OURS: timing, bench_kernels.CHAIN: timing, bench_kernels.NATIVE: timing}
+    result = bench_kernels.KernelResult(SMALL, timings, {}, {bench_kernels.CHAIN: "off by 1"})
+    assert result.speed_up(bench_kernels.CHAIN) is None
+    assert result.speed_up(bench_kernels.NATIVE) == 1
+    wrong = bench_kernels.KernelResult(SMALL, timings, {}, {bench_kernels.OURS: "off by 1"})
+    assert wrong.speed_up(bench_kernels.NATIVE) is None
+
+
+def test_a_model_is_timed_in_all_variants(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "detector.onnx"
+    path.write_bytes(detector().SerializeToString())
+    assert cli.main(["bench", str(path), "--runs", "7", "--json", "--shape", "image=1,3,32,32"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report["machine"]["threads"] >= 1
+    result = report["results"][0]
+    assert result["sites"] == 2
+    assert {bench_models.ORIGINAL, bench_models.FUSED} <= set(result["timings"])
+    assert 0 < result["group_norm_share"][bench_models.ORIGINAL] < 1
+    if ort_runner.find_library() is not None:
+        assert bench_models.FUSED_LIBRARY in result["timings"]
+    assert "original" in captured.err
+
+
+def test_a_variant_that_differs_gets_no_speed_up(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "detector.onnx"
+    path.write_bytes(detector().SerializeToString())
+    real = bench_models.compare_outputs
+    monkeypatch.setattr(bench_models, "compare_outputs", lambda a, b: real(a, b, tolerance=-1.0))
+    assert cli.main(["bench", str(path), "--runs", "7", "--shape", "image=1,3,16,16"]) == 1
+    assert "no speed-up given: output 'features' differs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_plot(tmp_path: pathlib.Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"bench.{suffix}"
+    assert cli.main(["bench", "--kernels", "--only", "P7", "--runs", "7", "--plot", str(path)]) == 0
+    assert path.stat().st_size > 1000
+
+
+def test_unknown_cases_are_a_usage_error() -> None:
+    assert cli.main(["bench", "--kernels", "--only", "no such case"]) == 2
+    assert cli.main(["bench", "--kernels", "--runs", "0"]) == 2
