@@ -130,8 +130,8 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
     proto.graph.name = model.graph.name or "graph"
     for node in model.graph:
-        proto.graph.node.extend(_stand_in(ir.to_proto(node)))
-    proto.graph.input.extend(ir.to_proto(value) for value in model.graph.inputs)
+        proto.graph.node.extend(_stand_in(ir.serde.serialize_node(node)))
+    proto.graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in model.graph.outputs)
     proto.graph.value_info.extend(_annotations(model.graph))
     inputs = {value.name for value in model.graph.inputs}
@@ -140,13 +140,13 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
         if tensor is None:
             continue
         if tensor.size <= _MAX_CARRIED_ELEMENTS and not isinstance(tensor, ir.ExternalTensor):
-            proto.graph.initializer.append(ir.to_proto(tensor))
+            proto.graph.initializer.append(ir.serde.serialize_tensor(tensor))
             proto.graph.initializer[-1].name = name
         elif name not in inputs:
             info = onnx.helper.make_tensor_value_info(name, tensor.dtype.value, [int(d) for d in tensor.shape])
             proto.graph.input.append(info)
     _without_identities(proto.graph)
-    proto.functions.extend(ir.to_proto(function) for function in model.functions.values())
+    proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())
     return proto
 
 
@@ -168,7 +168,7 @@ def _annotations(graph: ir.Graph) -> Iterable[onnx.ValueInfoProto]:
     for node in graph:
         for value in node.outputs:
             if value.shape is not None and value.type is not None and value not in outputs:
-                yield ir.to_proto(value)
+                yield ir.serde.serialize_value(value)
 
 
 def _collect(graph: onnx.GraphProto, shapes: dict[str, Inferred]) -> None:

@@ -45,7 +45,8 @@ def _along(fact: Fact, axis: int, rank: int) -> Fact:
 
 
 def _vector(evaluation: Evaluation, node: ir.Node, index: int, depth: int, axis: int, rank: int) -> Fact | None:
-    return _along(operand(evaluation, node, index, depth), axis, rank) if has_input(node, index) else None
+    """A parameter that the operator wants even where there is no affine: all ones are no sign of one of the author's."""
+    return _without_uniform(_along(operand(evaluation, node, index, depth), axis, rank)) if has_input(node, index) else None
 
 
 def _instance(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -60,7 +61,6 @@ def _layer(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, 
     rank = len(fact.dims)
     reduced = range(int_attribute(evaluation, node, "axis", -1) % rank, rank)
     normal, mean, rstd = standardised(evaluation, fact, reduced, float_attribute(evaluation, node, "epsilon", 1e-5))
-    # The operator wants a scale even where there is none: all ones are no sign of an affine of the author's.
     scale = _without_uniform(operand(evaluation, node, 1, depth))
     bias = operand(evaluation, node, 2, depth) if has_input(node, 2) else None
     facts = (_affine(evaluation, normal, scale, bias), mean, rstd)
