@@ -17,7 +17,8 @@
 namespace gn::cuda {
 
 template <typename Tile, int kMaxThreads, int kBlocksPerMultiprocessor>
-__global__ void __launch_bounds__(kMaxThreads, kBlocksPerMultiprocessor) group_norm_on_chip(const ContiguousParams p) {
+__global__ void __launch_bounds__(kMaxThreads, blocks_at_once(kMaxThreads, kBlocksPerMultiprocessor))
+    group_norm_on_chip(const ContiguousParams p) {
   using T = typename Tile::Element;
   unsigned char* shared = shared_memory();
   BlockReducer reduce(shared);

@@ -3,6 +3,17 @@
 
 namespace gn::cuda {
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kThreadsPerMultiprocessor = 1024;
+#else
+constexpr int kThreadsPerMultiprocessor = 1536;  // 2048 on some; no kernel asks for more
+#endif
+
+// For __launch_bounds__: how many blocks the registers must leave room for, `wanted` where the device has the threads.
+constexpr int blocks_at_once(int threads, int wanted) {
+  return wanted * threads <= kThreadsPerMultiprocessor ? wanted : kThreadsPerMultiprocessor / threads;
+}
+
 // All shared memory is dynamic: a block has one region and its kernel lays it out.
 GN_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char region[];
