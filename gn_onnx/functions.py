@@ -30,7 +30,9 @@ class _Body:
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
 
-    def add(self, op: str, *inputs: str, output: str | None = None, refs: dict[str, str] | None = None, **attributes: Any) -> str:
+    def add(
+        self, op: str, *inputs: str, output: str | None = None, refs: dict[str, str] | None = None, **attributes: Any
+    ) -> str:
         """Appends a node; `refs` maps its attributes to those of the call that they take their value from."""
         output = output or f"v{len(self.nodes)}"
         node = helper.make_node(op, list(inputs), [output], **attributes)

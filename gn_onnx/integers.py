@@ -174,7 +174,9 @@ def _slice(context: Context, node: ir.Node) -> np.ndarray:
 
 
 def _concat(context: Context, node: ir.Node) -> np.ndarray:
-    return np.concatenate([_input(context, node, i) for i in range(len(node.inputs))], axis=_attribute(context, node, "axis", 0))
+    return np.concatenate(
+        [_input(context, node, i) for i in range(len(node.inputs))], axis=_attribute(context, node, "axis", 0)
+    )
 
 
 def _unsqueeze(context: Context, node: ir.Node) -> np.ndarray:

@@ -190,7 +190,7 @@ def _channel_axis(dims: Dims, group: frozenset[Atom], scale_atoms: frozenset[Ato
     kept = [i for i in range(1, rank) if dims[i] and not _some(dims[i], group)]
     if len(partial) > 1:
         raise Mismatch("groups are formed along several axes")
-    if partial and kept or len(kept) > 1:
+    if (partial and kept) or len(kept) > 1:
         raise Mismatch("the statistics run over a part of the spatial axes only")
     if partial or kept:
         axis = (partial or kept)[0]

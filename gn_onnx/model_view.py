@@ -129,7 +129,6 @@ class ModelView:
             return own if own is not None else inferred
         return tuple(b if a.static is None and b.static is not None else a for a, b in zip(own, inferred, strict=True))
 
-
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """Element type, annotated or inferred; None when neither knows."""
         if value.dtype is not None:

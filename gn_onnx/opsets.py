@@ -42,7 +42,9 @@ def converted(model: ir.Model, version: int) -> ir.Model:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GnOnnxError(f"the model cannot be brought from opset {old} to {version}: {reason}") from error
     if {n.op_type for n in proto.graph.node if n.domain == "" and n.op_type == "GroupNormalization"}:
-        raise GnOnnxError(f"the model cannot be brought to opset {version}: a GroupNormalization of opset 18 would stay in it")
+        raise GnOnnxError(
+            f"the model cannot be brought to opset {version}: a GroupNormalization of opset 18 would stay in it"
+        )
     result = ir.from_proto(newer)
     _inputs_to_weights(result.graph, weights)
     result.ir_version = max(model.ir_version, result.ir_version, onnx.helper.VERSION_TABLE[0][1])
@@ -63,7 +65,7 @@ def _weights_to_inputs(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
         weights[name] = tensor
         del graph.initializers[name]
         value.const_value = None
-        value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+        value.shape, value.type = ir.Shape([d for d in tensor.shape if isinstance(d, int)]), ir.TensorType(tensor.dtype)
         graph.inputs.append(value)
     return weights
 

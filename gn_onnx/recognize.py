@@ -416,7 +416,8 @@ class _Walk:
     @staticmethod
     def _normalises_another(fact: Fact) -> bool:
         return any(
-            any(isinstance(f, Root) and e < 0 for f, e in m) and any(isinstance(f, Tensor) and len(f.atoms) > 2 for f, _ in m)
+            any(isinstance(f, Root) and e < 0 for f, e in m)
+            and any(isinstance(f, Tensor) and len(f.atoms) > 2 for f, _ in m)
             for m in fact.poly
         )
 

@@ -24,7 +24,19 @@ STATISTICS = {
 }
 CONTRIB_STATISTICS = {"GroupNorm"}
 
-_LAYOUT_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "CastLike", "Dropout", "Split", "Slice"}
+_LAYOUT_ONLY = {
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Identity",
+    "Cast",
+    "CastLike",
+    "Dropout",
+    "Split",
+    "Slice",
+}
 _ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Pow", "Neg", "Abs"}
 _MAX_STEPS = 8
 

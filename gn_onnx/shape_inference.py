@@ -32,7 +32,7 @@ def infer(model: ir.Model) -> dict[str, Inferred]:
     shapes = _inferred(proto)
     opset = next((o for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if opset is not None and opset.version < _FOLLOWS_SHAPES:
-        # Inference follows the values of Shape into Reshape since opset 14 only; what it then finds, older rules may go on from.
+        # Only since opset 14 does inference follow Shape into Reshape; what it then finds, older rules may go on from.
         for _ in range(_MAX_ROUNDS):
             known = len(shapes)
             newer = onnx.ModelProto()
@@ -143,7 +143,9 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
             proto.graph.initializer.append(ir.serde.serialize_tensor(tensor))
             proto.graph.initializer[-1].name = name
         elif name not in inputs:
-            info = onnx.helper.make_tensor_value_info(name, tensor.dtype.value, [int(d) for d in tensor.shape])
+            info = onnx.helper.make_tensor_value_info(
+                name, tensor.dtype.value, [d for d in tensor.shape if isinstance(d, int)]
+            )
             proto.graph.input.append(info)
     _without_identities(proto.graph)
     proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())

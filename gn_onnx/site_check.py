@@ -135,7 +135,7 @@ class Site:
     ) -> None:
         self.node = node
         self.shapes = shapes
-        self.x = _shared_input(node, old, new)
+        self.x = _behind_casts(_shared_input(node, old, new), old, new)
         self.output = _shared_output(node, old, new)
         memos: tuple[dict[str, bool], dict[str, bool]] = ({}, {})
 
@@ -216,6 +216,15 @@ def _shared_input(node: onnx.NodeProto, old: Scope, new: Scope) -> str:
             raise CannotEvaluate(f"the original has no value {name!r}")
         name = str(home.nodes[home.producer[name]].input[0])
     return name
+
+
+def _behind_casts(name: str, old: Scope, new: Scope) -> str:
+    """What a cast x was cast from: the original may use several equal casts of it, the fused node only one."""
+    while True:
+        made = [scope.nodes[scope.producer[name]] for scope in (old, new) if name in scope.producer]
+        if len(made) < 2 or made[0].op_type not in ("Cast", "Identity") or made[0].input[0] != made[1].input[0]:
+            return name
+        name = str(made[0].input[0])
 
 
 def _shared_output(node: onnx.NodeProto, old: Scope, new: Scope) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
-from gn_onnx import concrete_shapes, graph_walk, ort_runner, tolerances
+from gn_onnx import concrete_shapes, graph_walk, model_io, ort_runner, tolerances
 from gn_onnx.comparison import Comparison, compare
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.scope import CannotEvaluate
@@ -146,6 +146,8 @@ def unchanged_elsewhere(original: onnx.ModelProto, fused: onnx.ModelProto, sites
 
     Then values of equal names are equal by induction over the graph, given that the sites are.
     """
+    # Once through ONNX IR, which spells some things its own way, as the fused model has been.
+    original = model_io.to_proto(model_io.to_ir(original))
     computed = frozenset[str]().union(*(site.after.computed for site in sites))
     known = {name: node for node in original.graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in original.graph.initializer}

@@ -12,7 +12,15 @@ from gn_onnx.algebra import THE_X, Moment, NotExpressible, Poly, constant, of_fa
 from gn_onnx.evaluation import FLOATS, Evaluation, Fact
 from gn_onnx.layout import free_dim
 from gn_onnx.sizes import Size
-from gn_onnx.transfer.common import TransferFunction, axes, float_attribute, has_input, int_attribute, operand, scalar_constant
+from gn_onnx.transfer.common import (
+    TransferFunction,
+    axes,
+    float_attribute,
+    has_input,
+    int_attribute,
+    operand,
+    scalar_constant,
+)
 
 _LARGE = 1e30
 """A bound beyond this never clamps: exporters write the type's largest value where they mean infinity."""
@@ -224,7 +232,12 @@ def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
     return None
 
 
-_COMPARISONS = {"Less": (False, False), "LessOrEqual": (True, False), "Greater": (True, True), "GreaterOrEqual": (False, True)}
+_COMPARISONS = {
+    "Less": (False, False),
+    "LessOrEqual": (True, False),
+    "Greater": (True, True),
+    "GreaterOrEqual": (False, True),
+}
 """Operator -> (the value has to be strictly above the bound to decide, and then the answer is)."""
 
 TABLE: dict[str, TransferFunction] = {

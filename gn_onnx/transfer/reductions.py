@@ -30,7 +30,9 @@ def _reduced_axes(evaluation: Evaluation, node: ir.Node, rank: int) -> list[int]
     return None if int_attribute(evaluation, node, "noop_with_empty_axes", 0) else list(range(rank))
 
 
-def _reduction(before: Callable[[Evaluation, Poly], Poly], after: Callable[[Evaluation, Poly], Poly], *, total: bool) -> TransferFunction:
+def _reduction(
+    before: Callable[[Evaluation, Poly], Poly], after: Callable[[Evaluation, Poly], Poly], *, total: bool
+) -> TransferFunction:
     """`after(E or sum of before(v))`."""
 
     def apply(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
