@@ -262,6 +262,6 @@ def _explain(
     culprits = [numeric for numeric in old if not numeric.comparison.ok]
     found.notes.append(
         f"{bad.data}: outputs differ by {bad.relative:.1e}, every fused node is right to rounding; "
-        + (f"the original is inaccurate at {culprits[0].site!r}" if culprits else "the model amplifies rounding")
+        + (f"the original is inaccurate at {culprits[0].site!r}" if culprits else "so is the original")
     )
     return True

@@ -14,7 +14,7 @@ from gn_onnx import concrete_shapes, external_data
 from gn_onnx.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64
 from gn_onnx.subgraph import EVALUATION_ERRORS
 
-_MAX_MULTIPLICATIONS = 1e9
+_MAX_MULTIPLICATIONS = 1e8
 _MAX_WEIGHT_BYTES = 1 << 27
 
 

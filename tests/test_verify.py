@@ -136,3 +136,39 @@ def test_the_formula_is_pytorch_s() -> None:
     last = float64.group_norm(np.moveaxis(x, 1, -1), scale, bias, num_groups=3, epsilon=1e-3, channels_last=True)
     plain = float64.group_norm(x, scale, bias, num_groups=3, epsilon=1e-3)
     np.testing.assert_array_equal(np.moveaxis(last, -1, 1), plain)
+
+
+def test_equal_casts_of_one_value_are_one_input() -> None:
+    """What block-wise float16 conversion leaves: several casts of the same tensor, of which fusing keeps one."""
+    original, fused = naive_variance_model(), fused_naive()
+    for model in (original, fused):
+        model.graph.input[0].name = "raw"
+        casts = [helper.make_node("Cast", ["raw"], [name], f"cast to {name}", to=TensorProto.FLOAT) for name in ("x", "x2")]
+        nodes = [*casts, *model.graph.node] if model is original else [casts[0], *model.graph.node]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    centre = next(node for node in original.graph.node if node.name == "split")
+    centre.input[0] = "x2"
+    result = verify.verify(original, fused)
+    assert [site.status for site in result.sites] == ["equal"]
+    assert result.ok, result.reason
+
+
+def test_a_dangling_name_in_the_fused_model_is_refused_even_without_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify.ort_runner, "is_installed", lambda: False)
+    original = detector()
+    fused = fused_detector(original)
+    assert verify.verify(original, fused).ok
+    del fused.graph.node[0]
+    result = verify.verify(original, fused)
+    assert not result.ok
+    assert "computed by no node" in result.reason
+
+
+def test_without_onnx_runtime_another_change_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify.ort_runner, "is_installed", lambda: False)
+    original = detector()
+    fused = fused_detector(original)
+    next(node for node in fused.graph.node if node.op_type == "Relu").op_type = "Sigmoid"
+    assert not verify.verify(original, fused).ok
