@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import logging
+import os
 import pathlib
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -86,15 +87,25 @@ def _reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Exporters print their progress and warn about themselves."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+def _quiet() -> Iterator[None]:
+    """Exporters print their progress, warn about themselves and, from C++, print whole graphs on an error."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    previous = logging.root.manager.disable
+    with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
         warnings.simplefilter("ignore")
-        previous = logging.root.manager.disable
         logging.disable(logging.WARNING)
+        for number in (1, 2):
+            os.dup2(nowhere.fileno(), number)
         try:
             yield
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
             logging.disable(previous)
 
 

@@ -77,6 +77,16 @@ class Model:
             self, module=other, inputs=tuple(exporting.cast(value, dtype) for value in self.inputs), dtype=dtype
         )
 
+    def larger_batch(self) -> Model:
+        """The same with one more element in the batch, for exports that leave its size open."""
+
+        def grown(name: str, value: torch.Tensor) -> torch.Tensor:
+            is_batched = self.home.AXES.get(name, {}).get(0) == "batch"
+            return torch.cat([value, 0.5 * value[:1]]) if is_batched else value
+
+        inputs = tuple(grown(name, value) for name, value in zip(self.home.INPUTS, self.inputs, strict=True))
+        return dataclasses.replace(self, inputs=inputs)
+
     def export(self, path: pathlib.Path, form: exporting.Form) -> None:
         """Writes an ONNX file.
 
