@@ -17,10 +17,9 @@ import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx
 
-from gn_onnx import accurate_native, external_data, inputs, model_checks, ort_runner, taps, whole_float64
+from gn_onnx import arbitration, external_data, inputs, model_checks, ort_runner, taps
 from gn_onnx.comparison import Comparison
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.parity import compare_outputs
@@ -198,70 +197,12 @@ def _end_to_end(
             compared = compare_outputs(expected[kind], actual[kind], data=f"{kind}, {way}")
             found.outputs += compared
             bad = [comparison for comparison in compared if not comparison.ok]
-            if bad and not _explain(original, fused, sites, feeds[kind], expected[kind], how, bad[0], deadline, found):
+            if bad and not arbitration.explain(
+                original, fused, sites, feeds[kind], expected[kind], how, bad[0], deadline, found.notes
+            ):
                 worst = max(bad, key=lambda comparison: comparison.relative)
                 found.refusals.append(
                     f"output {worst.name!r} differs by {worst.relative:.1e} of its largest value"
                     f" (allowed {worst.tolerance:.1e}) on {worst.data}{': ' + worst.reason if worst.reason else ''}"
                 )
                 return
-
-
-def _explain(
-    original: onnx.ModelProto,
-    fused: onnx.ModelProto,
-    checks: Sequence[SiteCheck],
-    feeds: Mapping[str, np.ndarray],
-    expected: Mapping[str, np.ndarray],
-    options: ort_runner.Options,
-    bad: Comparison,
-    deadline: float,
-    found: _Findings,
-) -> bool:
-    """Whether the fused model is right although its outputs differ from the original's."""
-    accurate = accurate_native.with_accurate_bodies(fused) if options.library is None else None
-    run = accurate or fused
-    actual = ort_runner.Session(run, options).run(feeds)
-    if accurate is not None:
-        found.notes.append(
-            f"{bad.data}: ONNX Runtime's own expansion of GroupNormalization is inaccurate ({bad.relative:.1e});"
-            " register the library there, or use --target plugin"
-        )
-        if all(comparison.ok for comparison in compare_outputs(expected, actual)):
-            return True
-    truth = whole_float64.evaluate(original, feeds)
-    if truth is not None:
-        pairs = zip(
-            compare_outputs(truth, actual, against="float64"),
-            compare_outputs(truth, expected, against="float64"),
-            strict=True,
-        )
-        # Nearer to the truth than a bad original proves nothing alone: a wrong model may be that, too.
-        sure = all(check.status == "equal" for check in checks)
-        if all(new.ok or (sure and new.relative <= 1.5 * old.relative) for new, old in pairs):
-            found.notes.append(f"{bad.data}: the original is the inaccurate one ({bad.relative:.1e} at {bad.name!r})")
-            return True
-    sites = [check.site for check in checks if check.status == "equal" and check.site is not None]
-    if len(sites) != len(checks) or not taps.unchanged_elsewhere(original, fused, sites):
-        return False
-    if time.monotonic() > deadline:
-        found.notes.append("out of time while looking for the cause of a difference")
-        return False
-    try:
-        new = list(taps.site_numerics(run, sites, feeds, options=options, data=bad.data))
-        if len(new) != len(sites) or not all(numeric.comparison.ok for numeric in new):
-            return False
-        old = list(
-            taps.site_numerics(
-                original, sites, feeds, original=True, data=bad.data,
-                options=dataclasses.replace(options, library=None),
-            )
-        )  # fmt: skip
-    except GnOnnxError:
-        return False
-    culprits = [numeric for numeric in old if not numeric.comparison.ok]
-    found.notes.append(
-        f"{bad.data}: outputs differ by {bad.relative:.1e}, every fused node is right to rounding; "
-        + (f"the original is inaccurate at {culprits[0].site!r}" if culprits else "so is the original")
-    )
-    return True

@@ -8,7 +8,7 @@ import pytest
 from hand_models import detector, fused_detector, group_norm_body
 from onnx import TensorProto, helper, numpy_helper
 
-from gn_onnx import float64, inputs, site_inputs, verify
+from gn_onnx import arbitration, float64, inputs, site_inputs, verify
 
 
 def naive_variance_model() -> onnx.ModelProto:
@@ -97,7 +97,7 @@ def test_a_good_model_is_not_refused_because_the_original_is_inaccurate() -> Non
 def test_neither_is_a_good_large_model_that_float64_cannot_run_as_a_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(verify.whole_float64, "evaluate", lambda *_: None)
+    monkeypatch.setattr(arbitration.whole_float64, "evaluate", lambda *_: None)
     result = verify.verify(naive_variance_model(), fused_naive())
     assert result.ok, result.reason
     assert any("inaccurate at 'y'" in note for note in result.notes)
