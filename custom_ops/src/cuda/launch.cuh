@@ -33,31 +33,31 @@ CudaError launch(const Params& params, const LaunchShape& shape, void* /*stream*
 
 #else
 
-// Lets the kernel use all the shared memory that a block may have, and clusters of more than 8 blocks. Once per kernel
-// and device; doing it twice at once is harmless.
+constexpr int kPortableCluster = 8;
+
+// Lets the kernel use all the shared memory that a block may have and, where asked, clusters beyond the portable size.
+// Once per kernel and device; doing it twice at once is harmless.
 template <auto kKernel>
-cudaError_t prepare() {
+cudaError_t prepare(bool large_cluster) {
   constexpr int kMaxDevices = 64;
-  static std::array<std::atomic<bool>, kMaxDevices> prepared{};
+  static std::array<std::array<std::atomic<bool>, 2>, kMaxDevices> prepared{};
   int device = 0;
   if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  const bool known = device >= 0 && device < kMaxDevices;
-  if (known && prepared[static_cast<std::size_t>(device)].load(std::memory_order_acquire)) return cudaSuccess;
+  std::atomic<bool>* done = device < kMaxDevices ? &prepared[static_cast<std::size_t>(device)][large_cluster] : nullptr;
+  if (done != nullptr && done->load(std::memory_order_acquire)) return cudaSuccess;
   int shared = 0;
-  int major = 0;
   cudaError_t error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (error == cudaSuccess) error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  if (error == cudaSuccess && major >= 9) {
+  if (error == cudaSuccess && large_cluster) {
     error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
-  if (error == cudaSuccess && known) prepared[static_cast<std::size_t>(device)].store(true, std::memory_order_release);
+  if (error == cudaSuccess && done != nullptr) done->store(true, std::memory_order_release);
   return error;
 }
 
 template <auto kKernel, typename Params>
 CudaError launch(const Params& params, const LaunchShape& shape, void* stream) {
-  if (const cudaError_t error = prepare<kKernel>(); error != cudaSuccess) return error;
+  if (const cudaError_t error = prepare<kKernel>(shape.cluster > kPortableCluster); error != cudaSuccess) return error;
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
