@@ -27,13 +27,10 @@ class Namer:
 
     def __init__(self, model: ir.Model) -> None:
         self._taken: set[str] = set()
-        containers: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-        for container in containers:
-            graphs: list[ir.Graph | ir.Function] = [container, *container.subgraphs()]
-            for graph in graphs:
+        for container in (model.graph, *(function.graph for function in model.functions.values())):
+            for graph in (container, *container.subgraphs()):
                 self._taken.update(value.name or "" for value in graph.inputs)
-                if isinstance(graph, ir.Graph):
-                    self._taken.update(graph.initializers)
+                self._taken.update(graph.initializers)
             for node in container.all_nodes():
                 self._taken.update(value.name or "" for value in node.outputs)
                 self._taken.add(node.name or "")
@@ -84,9 +81,17 @@ class Builder:
     """Collects the nodes that replace one site; `nodes` is inserted by the caller."""
 
     def __init__(
-        self, container: ir.Graph | ir.Function, prefix: str, constants: Constants, dtype: ir.DataType, opset: int
+        self,
+        graph: ir.Graph,
+        prefix: str,
+        constants: Constants,
+        dtype: ir.DataType,
+        opset: int,
+        *,
+        in_function: bool,
     ) -> None:
-        self.container = container
+        self.graph = graph
+        self.in_function = in_function
         self.prefix = prefix
         self.constants = constants
         self.dtype = dtype
@@ -112,8 +117,8 @@ class Builder:
 
     def constant(self, array: np.ndarray, dtype: ir.DataType, name: str) -> ir.Value:
         """A vector: an initializer of a graph, a Constant node in a function (which has no initializers)."""
-        if isinstance(self.container, ir.Graph):
-            return self.constants.vector(self.container, array, dtype, f"{self.prefix}/{name}")
+        if not self.in_function:
+            return self.constants.vector(self.graph, array, dtype, f"{self.prefix}/{name}")
         return self.node("Constant", [], name, dtype, value=ir.Tensor(array.astype(dtype.numpy()), dtype=dtype))
 
     def ints(self, values: Sequence[int], name: str) -> ir.Value:

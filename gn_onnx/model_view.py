@@ -6,6 +6,7 @@ the graph without its weights; the model itself is never annotated, and no large
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from gn_onnx.shape_inference import Inferred, infer
+from gn_onnx.shape_inference import Inferred, infer, infer_function, joined
 from gn_onnx.sizes import Size
 
 MAX_CONSTANT_ELEMENTS = 1 << 20
@@ -22,8 +23,6 @@ MAX_CONSTANT_ELEMENTS = 1 << 20
 STANDARD_DOMAINS = ("", "ai.onnx")
 _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _MAX_FOLD_DEPTH = 32
-
-Container = ir.Graph | ir.Function
 
 
 class ModelView:
@@ -37,16 +36,18 @@ class ModelView:
         self.model = model
         self.functions = dict(model.functions)
         self.position: dict[ir.Node, int] = {}
-        self.containers: list[Container] = []
+        self.containers: list[ir.Graph] = []
         self._imports: dict[ir.Node, Mapping[str, int]] = {}
         self._constants: dict[ir.Value, np.ndarray | None] = {}
         self._fixed: set[ir.Value] | None = None
         self._inferred: dict[str, Inferred] | None = None
-        roots: list[Container] = [model.graph, *model.functions.values()]
-        for container in roots:
-            self._add(container, container.opset_imports)
+        self._inferred_bodies: dict[ir.Function, dict[str, Inferred]] = {}
+        self.body_of = {function.graph: function for function in self.functions.values()}
+        self._add(model.graph, model.graph.opset_imports)
+        for function in self.functions.values():
+            self._add(function.graph, function.opset_imports)
 
-    def _add(self, container: Container, imports: Mapping[str, int]) -> None:
+    def _add(self, container: ir.Graph, imports: Mapping[str, int]) -> None:
         self.containers.append(container)
         for node in container:
             self.position[node] = len(self.position)
@@ -137,9 +138,35 @@ class ModelView:
         return found.dtype if found is not None and found.dtype != ir.DataType.UNDEFINED else None
 
     def _infer(self, value: ir.Value) -> Inferred | None:
+        function = self._function_of(value)
+        if function is not None:
+            if function not in self._inferred_bodies:
+                self._inferred_bodies[function] = {}  # a function that calls itself
+                self._inferred_bodies[function] = infer_function(self.model, function, self._arguments(function))
+            return self._inferred_bodies[function].get(value.name or "")
         if self._inferred is None:
             self._inferred = infer(self.model)
         return self._inferred.get(value.name or "")
+
+    def _function_of(self, value: ir.Value) -> ir.Function | None:
+        """The function that a value is local to; values of graphs inside it are not looked up."""
+        graph = value.graph
+        return self.body_of.get(graph) if isinstance(graph, ir.Graph) else None
+
+    def _arguments(self, function: ir.Function) -> list[Inferred | None]:
+        """What all calls of a function agree on about its inputs."""
+        calls = [node for node in self.position if node.op_identifier() == function.identifier()]
+        known: list[Inferred | None] = []
+        for i, parameter in enumerate(function.inputs):
+            given = [self._about(node.inputs[i]) if i < len(node.inputs) else None for node in calls]
+            name = f"{function.name}.{parameter.name}"
+            known.append(functools.reduce(lambda a, b, n=name: joined(a, b, n), given) if given else None)  # type: ignore[misc]
+        return known
+
+    def _about(self, value: ir.Value | None) -> Inferred | None:
+        if value is None:
+            return None
+        return Inferred(self.shape(value), self.dtype(value) or ir.DataType.UNDEFINED)
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:

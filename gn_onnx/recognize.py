@@ -19,7 +19,7 @@ from gn_onnx.evaluation import Evaluation, Fact, same_values
 from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
 from gn_onnx.layout import Bind, LayoutError, Refine, dim_size
 from gn_onnx.matching import Match, Mismatch, match
-from gn_onnx.model_view import Container, ModelView
+from gn_onnx.model_view import ModelView
 from gn_onnx.roots import find_seeds
 from gn_onnx.sizes import Size
 from gn_onnx.transfer import apply
@@ -38,18 +38,46 @@ def recognize(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
     view = ModelView(model)
     found: list[GroupNorm] = []
     rejected: list[Rejection] = []
-    for container in view.containers:
-        if isinstance(container, ir.Function) and container.domain == DOMAIN:
+    covered: set[ir.Node] = set()
+    for container in _callers_first(view):
+        function = view.body_of.get(container)
+        if function is not None and not _is_needed(view, function, covered):
             continue
-        sites, refusals = _search(view, container)
+        sites, refusals = _search(view, container, covered)
         found.extend(sites)
         rejected.extend(refusals)
     return found, rejected
 
 
-def _search(view: ModelView, container: Container) -> tuple[list[GroupNorm], list[Rejection]]:
+def _callers_first(view: ModelView) -> list[ir.Graph]:
+    """All graphs, the body of a function behind everything that calls it."""
+    depth: dict[ir.OperatorIdentifier, int] = {}
+    changed = bool(view.functions)
+    while changed:
+        changed = False
+        for graph, function in view.body_of.items():
+            level = depth.get(function.identifier(), 0) + 1
+            for node in graph.all_nodes():
+                identifier = node.op_identifier()
+                if depth.get(identifier, 0) < level < len(view.functions) and identifier in view.functions:
+                    depth[identifier] = level
+                    changed = True
+    functions = sorted(view.body_of, key=lambda graph: depth.get(view.body_of[graph].identifier(), 0))
+    inside = {graph: [graph, *graph.subgraphs()] for graph in functions}
+    bodies = {graph for graphs in inside.values() for graph in graphs}
+    return [g for g in view.containers if g not in bodies] + [g for graph in functions for g in inside[graph]]
+
+
+def _is_needed(view: ModelView, function: ir.Function, covered: set[ir.Node]) -> bool:
+    """Whether the function is still called once the GroupNorms found so far are nodes; ours are no functions of a model."""
+    if function.domain == DOMAIN:
+        return False
+    return any(node.op_identifier() == function.identifier() and node not in covered for node in view.position)
+
+
+def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tuple[list[GroupNorm], list[Rejection]]:
+    """Sites and refusals of one graph; the nodes that become part of a site join `covered`."""
     sites: dict[ir.Value, GroupNorm] = {}
-    covered: set[ir.Node] = set()
     ends: set[ir.Value] = set()
     explained: set[ir.Node] = set()
     refused: dict[ir.Node, Rejection] = {}
@@ -275,7 +303,7 @@ class _Walk:
         container = self.evaluation.root.graph
         for term in (*answer.scale.terms, *answer.bias.terms):
             for value in term[1]:
-                if isinstance(value.graph, ir.Function) and value.graph is not container:
+                if value.graph in self.view.body_of and value.graph is not container:
                     return False
         return True
 

@@ -39,11 +39,12 @@ def rewrite(model: ir.Model, group_norms: Sequence[GroupNorm], target: str = "pl
     opset = onnx_opset(model)
     constants = Constants(Namer(model))
     one_type = _needs_one_type(group_norms, opset) if target == "plugin" else {}
+    functions = {function.graph: function for function in model.functions.values()}
     replaced: dict[ir.Value, ir.Value] = {}
     for group_norm in group_norms:
         current = _with_current_values(group_norm, replaced)
         dtype = one_type.get(group_norm.op_type, group_norm.dtype)
-        replaced[group_norm.output] = _replace(current, constants, target, opset, dtype)
+        replaced[group_norm.output] = _replace(current, constants, target, opset, dtype, functions)
     model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     if target == "plugin":
         declare(model, opset)
@@ -72,12 +73,20 @@ def _with_current_values(group_norm: GroupNorm, replaced: dict[ir.Value, ir.Valu
     return dataclasses.replace(group_norm, x=x, scale=current(group_norm.scale), bias=current(group_norm.bias))
 
 
-def _replace(group_norm: GroupNorm, constants: Constants, target: str, opset: int, dtype: ir.DataType) -> ir.Value:
+def _replace(
+    group_norm: GroupNorm,
+    constants: Constants,
+    target: str,
+    opset: int,
+    dtype: ir.DataType,
+    functions: dict[ir.Graph, ir.Function],
+) -> ir.Value:
     """Puts the node in; the value that stands for `group_norm.output` from now on."""
     output = group_norm.output
     last = output.producer()
-    assert last is not None and last.graph is not None, "a recognised output is computed by a node of a graph"
-    builder = Builder(last.graph, output.name or "group_norm", constants, dtype, opset)
+    assert last is not None and isinstance(last.graph, ir.Graph), "a recognised output is computed by a node of a graph"
+    function = functions.get(last.graph)
+    builder = Builder(last.graph, output.name or "group_norm", constants, dtype, opset, in_function=function is not None)
     x = group_norm.x
     if group_norm.x_shape is not None:
         x = builder.node("Reshape", [x, builder.ints(group_norm.x_shape, "shape")], "reshaped", group_norm.dtype)
@@ -87,8 +96,8 @@ def _replace(group_norm: GroupNorm, constants: Constants, target: str, opset: in
     if dtype != group_norm.dtype:
         new = builder.node("Cast", [new], "narrowed", group_norm.dtype, to=group_norm.dtype.value)
     last.graph.insert_before(last, builder.nodes)
-    if isinstance(last.graph, ir.Function):
-        last.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+    if function is not None:
+        function.opset_imports[DOMAIN] = DOMAIN_VERSION
     _take_over(output, new, constants.namer)
     for value in group_norm.shaped_like_x:
         for user, index in tuple(value.uses()):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from gn_onnx.group_norm import DOMAIN
-from gn_onnx.model_view import STANDARD_DOMAINS, Container, ModelView
+from gn_onnx.model_view import STANDARD_DOMAINS, ModelView
 
 STATISTICS = {
     "ReduceMean",
@@ -54,7 +54,7 @@ class Seed:
     candidates: tuple[tuple[ir.Value, tuple[ir.Node, ...]], ...]
 
 
-def find_seeds(view: ModelView, container: Container) -> Iterator[Seed]:
+def find_seeds(view: ModelView, container: ir.Graph) -> Iterator[Seed]:
     """Seeds of one graph (not of the graphs inside it), in graph order."""
     calls = _functions_with_statistics(view)
     for node in container:

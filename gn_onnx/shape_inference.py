@@ -23,6 +23,40 @@ class Inferred:
     dtype: ir.DataType
 
 
+def infer_function(model: ir.Model, function: ir.Function, inputs: list[Inferred | None]) -> dict[str, Inferred]:
+    """By value name, for the body of a model-local function whose inputs are `inputs` (None: nothing is known)."""
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
+    for domain, version in function.opset_imports.items():
+        proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    proto.graph.name = function.name
+    for node in function:
+        proto.graph.node.extend(_stand_in(ir.serde.serialize_node(node)))
+    for parameter, known in zip(function.inputs, inputs, strict=True):
+        info = onnx.ValueInfoProto(name=parameter.name or "")
+        if known is not None and known.dtype != ir.DataType.UNDEFINED:
+            info = onnx.helper.make_tensor_value_info(info.name, known.dtype.value, _dims(known))
+        proto.graph.input.append(info)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in function.outputs)
+    proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values() if f is not function)
+    return _inferred(proto)
+
+
+def joined(first: Inferred | None, second: Inferred | None, name: str) -> Inferred | None:
+    """What is true of both: where two calls of a function differ, a dimension is unknown."""
+    if first is None or second is None or first.dtype != second.dtype:
+        return None
+    if first.sizes is None or second.sizes is None or len(first.sizes) != len(second.sizes):
+        return Inferred(None, first.dtype)
+    pairs = enumerate(zip(first.sizes, second.sizes, strict=True))
+    return Inferred(tuple(a if a == b else Size.symbol(f"{name}[{i}]") for i, (a, b) in pairs), first.dtype)
+
+
+def _dims(known: Inferred) -> list[int | str] | None:
+    if known.sizes is None:
+        return None
+    return [size.static if size.static is not None else str(size) for size in known.sizes]
+
+
 def infer(model: ir.Model) -> dict[str, Inferred]:
     """By value name, for every value of the main graph and its subgraphs that inference reaches.
 
@@ -75,8 +109,7 @@ def _inferred(proto: onnx.ModelProto, known: dict[str, Inferred] | None = None) 
         named = {info.name for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
         for name, found in known.items():
             if name not in named and found.sizes is not None:
-                dims = [size.static if size.static is not None else str(size) for size in found.sizes]
-                proto.graph.value_info.append(onnx.helper.make_tensor_value_info(name, found.dtype.value, dims))
+                proto.graph.value_info.append(onnx.helper.make_tensor_value_info(name, found.dtype.value, _dims(found)))
     try:
         inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
     except Exception:  # inference raises several unrelated types on odd models; none of them is ours to report
