@@ -9,6 +9,8 @@ import pytest
 REQUIRED = ("ort", "torch")
 """Markers of tests that nothing may skip in CI: what they need is installed there."""
 
+REQUIRED_PACKAGES = ("onnxruntime", "torch")
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
@@ -17,6 +19,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     if report.skipped and not hasattr(report, "wasxfail") and is_required(item) and os.environ.get("CI") == "true":
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and in CI it must run: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """The same for a whole module that `pytest.importorskip` leaves out."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true":
+        reason = str(report.longrepr)
+        if any(f"'{package}'" in reason for package in REQUIRED_PACKAGES):
+            report.outcome = "failed"
+            report.longrepr = f"{collector.nodeid} was skipped, and in CI it must run: {reason}"
     return report
 
 

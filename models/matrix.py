@@ -1,0 +1,104 @@
+"""`make test-models`: every model, by both exporters, in every form; a table in out/models.md.
+
+    python -m models.matrix [MODEL...] [--quick] [--output FOLDER]
+
+Exit status 1 where a GroupNorm was not fused or a fused model is too far from PyTorch. What an exporter or ONNX Runtime
+refuses stands in the table and is no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from gn_onnx import bench
+from models import checks, registry
+from models.exporting import Form
+
+EXPORTERS = (("torchscript", 17), ("dynamo", 18), ("dynamo", 20), ("dynamo", 21))
+FORMS = tuple(
+    Form(exporter, opset, dynamic, dtype)
+    for dtype, (exporter, opset), dynamic in itertools.product(("float32", "float16"), EXPORTERS, (False, True))
+)
+QUICK = (Form("torchscript", 17), Form("dynamo", 20, dynamic=True), Form("dynamo", 18, dtype="float16"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the matrix and writes its table."""
+    parser = argparse.ArgumentParser(prog="python -m models.matrix", description="Every model in every form.")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {', '.join(registry.MODULES)}")
+    parser.add_argument("--quick", action="store_true", help="three forms of each")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("out"), help="folder of the table")
+    arguments = parser.parse_args(argv)
+    rows = []
+    for name in arguments.models or registry.MODULES:
+        missing = registry.missing_libraries(name)
+        if missing:
+            print(f"{name}: not installed: {', '.join(missing)}")
+            return 1
+        rows += run(registry.build(name), QUICK if arguments.quick else FORMS)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "models.md").write_text(table(rows))
+    failed = [row for row in rows if row.failures]
+    print(f"\n{len(rows)} combinations, {sum(bool(row.refused) for row in rows)} refused, {len(failed)} failed")
+    for row in failed:
+        print(f"FAILED {row.model}, {row.form}: {'; '.join(row.failures)}")
+    return 1 if failed else 0
+
+
+def run(model: registry.Model, forms: tuple[Form, ...]) -> list[checks.Row]:
+    """All forms of one model; float64 results are computed once per type and batch."""
+    truths: dict[tuple[str, bool], list[np.ndarray]] = {}
+    rows = []
+    for form in forms:
+        key = (form.dtype, form.dynamic)
+        if key not in truths:
+            truths[key] = checks.reference(model, form)
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            row = checks.check(model, form, pathlib.Path(folder), truth=truths[key])
+        verdict = row.refused or "; ".join(row.failures) or f"ok, {row.expected} fused, {max(row.errors.values()):.1e}"
+        print(f"{model.name}, {form}: {verdict[:160]} ({time.perf_counter() - start:.1f} s)", flush=True)
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[checks.Row]) -> str:
+    """One line per model and exporter in Markdown, then all refusals."""
+    grouped: dict[tuple[str, str, int], list[checks.Row]] = collections.defaultdict(list)
+    for row in rows:
+        grouped[row.model, row.form.exporter, row.form.opset].append(row)
+    facts = bench.machine()
+    versions = ", ".join(f"{key} {facts[key]}" for key in ("torch", "onnxruntime-gpu", "onnxruntime") if key in facts)
+    lines = [
+        f"{facts['processor']}, {facts['threads']} threads, CPU provider; {versions}.",
+        "Errors are the largest difference from PyTorch in float64, relative to the output's largest value.",
+        "",
+        "| model | exporter | GroupNorms | all fused in | float32 original | with library | float16 original | with library |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (name, exporter, opset), group in grouped.items():
+        done = [row for row in group if not row.refused]
+        whole = sum(not row.failures for row in done)
+        cells = [name, f"{exporter} {opset}", str(group[0].expected), f"{whole} of {len(group)} forms"]
+        for dtype in ("float32", "float16"):
+            mine = [row for row in done if row.form.dtype == dtype]
+            cells.append(f"{max(row.original for row in mine):.1e}" if mine else "-")
+            errors = [error for row in mine for (_, library), error in row.errors.items() if library]
+            cells.append(f"{max(errors):.1e}" if errors else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    refused = [row for row in rows if row.refused]
+    lines += ["", "Refused by the exporter or by ONNX Runtime before anything was fused:", ""]
+    lines += [f"- {row.model}, {row.form}: {row.refused}" for row in refused] or ["- nothing"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Exported models of PyTorch, fused and run; the short form of `make test-models`."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from models import checks, counting, detections, registry  # noqa: E402 - they need what is imported above
+from models.exporting import Form, RefusedError  # noqa: E402
+
+pytestmark = [pytest.mark.ort, pytest.mark.torch]
+
+LIMIT = 1e-4
+"""Tolerance on whole models in float32; an error in any one GroupNorm must show more than this."""
+
+HEAD_FORMS = (
+    Form("torchscript", 17),
+    Form("torchscript", 17, dynamic=True),
+    Form("dynamo", 18),
+    Form("dynamo", 20, dynamic=True),
+    Form("dynamo", 21),
+    Form("torchscript", 17, dtype="float16"),
+    Form("dynamo", 21, dtype="float16"),
+)
+
+
+@pytest.fixture(scope="module")
+def head() -> registry.Model:
+    return registry.build("mask_rcnn_head")
+
+
+@pytest.fixture(scope="module")
+def detector() -> registry.Model:
+    return registry.build("fcos")
+
+
+@pytest.mark.parametrize("form", HEAD_FORMS, ids=str)
+def test_mask_rcnn_head(head: registry.Model, form: Form, tmp_path: pathlib.Path) -> None:
+    row = checks.check(head, form, tmp_path)
+    assert not row.refused
+    assert not row.failures
+    assert row.fused == {"plugin": 16, "onnx": 16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [Form("torchscript", 17), Form("dynamo", 20, dynamic=True)], ids=str)
+def test_detector(detector: registry.Model, form: Form, tmp_path: pathlib.Path) -> None:
+    row = checks.check(detector, form, tmp_path)
+    assert not row.refused
+    assert not row.failures
+    assert row.fused == {"plugin": 101, "onnx": 101}
+    assert max(row.errors.values()) < LIMIT
+
+
+@pytest.mark.slow
+def test_detections_are_those_of_pytorch(detector: registry.Model, tmp_path: pathlib.Path) -> None:
+    import gn_onnx
+
+    detector.export(tmp_path / "fcos.onnx", Form("torchscript", 17))
+    session = gn_onnx.session(gn_onnx.fuse(tmp_path / "fcos.onnx").model, ["CPUExecutionProvider"])
+    ours = detections.decode(*(value[0] for value in session.run(None, detector.feeds)), size=320)
+    theirs = detections.decode(*(value[0].numpy() for value in detector.outputs()), size=320)
+    assert len(theirs.labels) == 100
+    found = detections.differences(ours, theirs)
+    assert found["labels"] == 0
+    assert found["boxes"] < 0.01
+    assert found["scores"] < LIMIT
+
+
+def test_every_group_norm_of_the_head_shows_in_its_outputs(head: registry.Model) -> None:
+    assert min(visible(head, range(16))) > 10 * LIMIT
+
+
+@pytest.mark.slow
+def test_group_norms_of_the_detector_show_in_its_outputs(detector: registry.Model) -> None:
+    assert min(visible(detector, range(0, 101, 25))) > 10 * LIMIT
+
+
+def visible(model: registry.Model, indices: range) -> list[float]:
+    """How far the outputs move when one GroupNorm is wrong."""
+    truth = [value.numpy() for value in model.outputs()]
+    return [
+        checks.distance([value.numpy() for value in counting.with_an_error(model.module, model.inputs, index)], truth)
+        for index in indices
+    ]
+
+
+def test_group_norms_are_counted_whoever_calls_them() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.GroupNorm(2, 4)
+            self.decoys = torch.nn.Sequential(torch.nn.InstanceNorm2d(4), torch.nn.LayerNorm(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.group_norm(self.norm(self.norm(self.decoys(x))), 4, eps=1e-3)
+
+    calls = counting.group_norm_calls(Own(), (torch.randn(1, 4, 3, 3),))
+    assert [(call.num_groups, call.epsilon) for call in calls] == [(2, 1e-5), (2, 1e-5), (4, 1e-3)]
+
+
+def test_a_refusal_of_the_exporter_is_kept(head: registry.Model, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RefusedError, match="opset"):
+        head.export(tmp_path / "model.onnx", Form("torchscript", 99))
+    row = checks.check(head, Form("torchscript", 99), tmp_path)
+    assert row.refused.startswith("exporter:")
+
+
+def test_the_registry_is_complete() -> None:
+    folder = pathlib.Path(registry.__file__).parent
+    described = {path.stem for path in folder.glob("*.py") if "\nLIBRARIES = " in path.read_text()}
+    assert described == set(registry.MODULES)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(np.nan, 1.0), (np.inf, 1.0), (np.ones(2), np.ones(3))], ids=["nan", "inf", "shape"]
+)
+def test_distance_of_nonsense_is_infinite(mine: np.ndarray, theirs: np.ndarray) -> None:
+    assert checks.distance([np.asarray(mine)], [np.asarray(theirs)]) == np.inf
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", [name for name in registry.MODULES if name not in {"fcos", "mask_rcnn_head"}])
+def test_models_of_libraries(name: str, tmp_path: pathlib.Path) -> None:
+    missing = registry.missing_libraries(name)
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}; make test-models")
+    model = registry.build(name)
+    row = checks.check(model, Form("torchscript", 17), tmp_path)
+    assert not row.refused
+    assert not row.failures
+    assert min(visible(model, range(row.expected))) > LIMIT
