@@ -330,6 +330,13 @@ def _dropout(call: Call, x: Array, ratio: Array | None = None, training: Array |
     return x, np.ones(x.shape, np.bool_)
 
 
+def _pointwise_conv(call: Call, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    if any(size != 1 for size in weight.shape[2:]) or call.get("group", 1) != 1 or any(call.get("pads", [])):
+        raise Unsupported("Conv other than pointwise")
+    y = np.einsum("nc...,oc->no...", x, weight.reshape(weight.shape[:2]))
+    return y if bias is None else y + _column(bias, x.ndim)
+
+
 def _tile(call: Call, x: Array, repeats: Array) -> Array:
     if len(repeats) != x.ndim:
         raise ValueError("Tile: one repeat per axis")
@@ -430,6 +437,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Concat": lambda call, *inputs: np.concatenate(inputs, axis=call.get("axis")),
     "Constant": _constant_value,
     "ConstantOfShape": _constant_of_shape,
+    "Conv": _pointwise_conv,
     "Div": _divide,
     "Dropout": _dropout,
     "Einsum": lambda call, *inputs: np.einsum(call.get("equation"), *inputs),

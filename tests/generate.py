@@ -155,7 +155,8 @@ def _draw_setting(g: GraphBuilder) -> _Setting:
         rank = g.choose(0, 1, 1, 2, 2, 2, 2, 3)
         spatial = [g.choose(1, 2, 3, 4, 5) for _ in range(rank)]
         channels_last = rank > 0 and g.sometimes(0.35)
-        if per_group * int(np.prod(spatial)) < 2 or (rank == 0 and groups == 1) or (rank == 1 and per_group == 1):
+        area = int(np.prod(spatial))
+        if per_group * area < 2 or (area == 1 and groups == 1) or (rank == 1 and per_group == 1):
             continue
         break
     batch = g.choose(1, 2, 2, 3)

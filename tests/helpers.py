@@ -19,10 +19,8 @@ that was taken of something else."""
 
 TOLERANCE = {"float64": 2e-6, "float32": 1e-5, "float16": 5e-2, "bfloat16": 0.4}
 """Largest |difference| of two graphs run in float64, relative to the largest |value| of the output. With mean = 3e3 *
-std, E[x^2] - E[x]^2 loses 1e7 of float64's 2e-16: 2e-9 of the variance; 2e-6 is taken because the recogniser reads
-rounded constants such as 1/n with a relative tolerance of 1e-6. On top, scale and bias that were multiplied into one
-constant are rounded to the element type, u = 2^-24, 2^-11 or 2^-8, and what a mutated graph does with the result
-(a reciprocal, say) may enlarge that: 100 u."""
+std, E[x^2] - E[x]^2 loses 1e7 of float64's 2e-16: 2e-9 of the variance. Epsilon becomes an attribute in float32, scale
+and bias that were multiplied into one constant are rounded to the element type, u = 2^-24, 2^-11 or 2^-8: 100 u."""
 
 
 def group_norm(
