@@ -81,7 +81,7 @@ def table(rows: list[checks.Row]) -> str:
         f"{facts['processor']}, {facts['threads']} threads, CPU provider; {versions}.",
         "Errors are the largest difference from PyTorch in float64, relative to the output's largest value.",
         "",
-        "| model | exporter | GroupNorms | all fused in | float32 original | with library | float16 original | with library |",
+        "| model | exporter | GroupNorms | all right in | float32 | with library | float16 | with library |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (name, exporter, opset), group in grouped.items():
