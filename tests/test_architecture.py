@@ -20,7 +20,7 @@ RECOGNISER = (
     ("integers",),
     ("evaluation",),
     ("roots", "matching", "transfer.common"),
-    ("transfer.reductions", "transfer.elementwise", "transfer.moving", "transfer.calls"),
+    ("transfer.reductions", "transfer.elementwise", "transfer.moving", "transfer.calls", "transfer.contractions"),
     ("transfer.normalisations", "transfer.slices"),
     ("transfer",),
     ("recognize", "epilogues"),
