@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --quiet --disable-pip-version-check
+PIP := $(PY) -m pip -qq --disable-pip-version-check
 export GN_ONNX_CUDA ?= OFF
 
 TORCH := $(shell grep '^torch==' constraints.txt)
