@@ -163,7 +163,7 @@ constexpr Known kKnown[] = {
     {"detector P3", 1, 256, 100 * 168, 32, kFirst, Regime::kShared, 4},
     {"detector P4", 1, 256, 50 * 84, 32, kFirst, Regime::kRegisters, 4},
     {"detector P7", 1, 256, 7 * 11, 32, kFirst, Regime::kWarp, 1},
-    {"FPN P2", 1, 256, 200 * 336, 32, kFirst, Regime::kShared, 8},
+    {"FPN P2", 1, 256, 200 * 336, 32, kFirst, Regime::kShared, 16},
     {"box head", 100, 256, 14 * 14, 32, kFirst, Regime::kWarp, 1},
     {"SegResNet 512x512", 1, 32, 512 * 512, 8, kFirst, Regime::kShared, 16},
     {"SegResNet 128^3", 1, 32, 128 * 128 * 128, 8, kFirst, Regime::kSplit, 0},

@@ -1,7 +1,7 @@
 // Puts one kernel on a stream, or, under emulation, runs it.
 #pragma once
 
-#include "gn/group_norm_cuda.h"
+#include "plan.h"
 #ifdef GN_EMULATE
 #include "emu/emulator.h"
 #else
@@ -32,8 +32,6 @@ CudaError launch(const Params& params, const LaunchShape& shape, void* /*stream*
 }
 
 #else
-
-constexpr int kPortableCluster = 8;
 
 // Lets the kernel use all the shared memory that a block may have and, where asked, clusters beyond the portable size.
 // Once per kernel and device; doing it twice at once is harmless.

@@ -10,9 +10,10 @@ constexpr std::int64_t kWarpLanes = 32;
 constexpr std::int64_t kMaxWarpVectors = 8;       // 8 x 16 bytes x 32 lanes = 4 KB
 constexpr std::int64_t kMinPartBytes = 8 * 1024;  // a block with less to read costs more to coordinate than it brings
 constexpr std::int64_t kMaxParts = 1024;
-constexpr std::int64_t kOneBlockPerMultiprocessorBytes = 100 * 1024;
+constexpr std::int64_t kReservedBytes = 1024;  // of shared memory, for every block, by the driver
 constexpr std::int64_t kPartialBytes = 16;
-constexpr std::int64_t kRowBytes = 64;  // channels last: two sectors of memory, side by side, per row of a tile
+constexpr std::int64_t kRowBytes = 64;        // channels last: two sectors of memory, side by side, per row of a tile
+constexpr std::int64_t kNarrowRowBytes = 32;  // one sector, where wider tiles would be too few to fill the device
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
@@ -49,13 +50,28 @@ int power_of_two(std::int64_t wanted, int most) {
 
 // Blocks per tile that keep most multiprocessors busy with a single sample, none with too little to do.
 int cluster_to_fill(std::int64_t tiles_per_sample, std::int64_t tile_bytes, const DeviceLimits& limits) {
-  const int most = std::min(limits.max_cluster_blocks, 8);  // 8 is portable; more only where a tile needs the room
+  const int most = std::min(limits.max_cluster_blocks, kPortableCluster);  // more only where a tile needs the room
   int cluster = 1;
   while (cluster * 2 <= most && tiles_per_sample * cluster * 4 < limits.multiprocessors * std::int64_t{3} &&
          tile_bytes / (cluster * 2) >= kMinPartBytes) {
     cluster *= 2;
   }
   return cluster;
+}
+
+// Shared memory that a block may use if another one is to be on the same multiprocessor: one stores while one loads.
+std::int64_t half_of_multiprocessor(const DeviceLimits& limits) {
+  return (limits.shared_memory_per_block_optin + kReservedBytes) / 2 - kReservedBytes;
+}
+
+// Blocks that hold a tile together: so many that two are on a multiprocessor, else so many that one is.
+int cluster_to_hold(std::int64_t tile_bytes, std::int64_t header_bytes, const DeviceLimits& limits) {
+  const std::int64_t half = half_of_multiprocessor(limits) - header_bytes;
+  const std::int64_t whole = limits.shared_memory_per_block_optin - header_bytes;
+  const int comfortable =
+      power_of_two(divide_up(tile_bytes, std::max<std::int64_t>(half, 1)), limits.max_cluster_blocks);
+  if (half > 0 && comfortable * half >= tile_bytes) return comfortable;
+  return power_of_two(divide_up(tile_bytes, std::max<std::int64_t>(whole, 1)), limits.max_cluster_blocks);
 }
 
 // Without clusters one block per tile leaves most of the chip idle when a sample has very few tiles.
@@ -107,7 +123,7 @@ LaunchPlan plan_channels_first(const Sample& sample, const DeviceLimits& limits)
   // 16 bytes more than the data: an unaligned part keeps its misalignment in shared memory.
   const std::int64_t room = limits.shared_memory_per_block_optin - kHeaderBytes - 16;
   const int to_fill = cluster_to_fill(sample.num_groups, bytes, limits);
-  const int to_hold = power_of_two(divide_up(bytes, std::max<std::int64_t>(room - 16, 1)), limits.max_cluster_blocks);
+  const int to_hold = cluster_to_hold(bytes, kHeaderBytes + 32, limits);
   const int cluster = std::max(to_fill, to_hold);
   const std::int64_t part = divide_up(vectors, cluster);
   const std::int64_t part_bytes = part * plan.vector_elements * sample.element_bytes;
@@ -120,8 +136,8 @@ LaunchPlan plan_channels_first(const Sample& sample, const DeviceLimits& limits)
       plan.shared_bytes = kHeaderBytes;
     } else {
       plan.regime = Regime::kShared;
-      plan.threads = part_bytes > kOneBlockPerMultiprocessorBytes ? kLargeBlockThreads : kBlockThreads;
       plan.shared_bytes = kHeaderBytes + round_up(part_bytes + 16, 16);
+      plan.threads = plan.shared_bytes > half_of_multiprocessor(limits) ? kLargeBlockThreads : kBlockThreads;
     }
     return plan;
   }
@@ -137,12 +153,12 @@ LaunchPlan plan_channels_first(const Sample& sample, const DeviceLimits& limits)
 }
 
 // Groups side by side in a tile: the fewest that divide the number of groups, fill whole vectors and whole rows of
-// kRowBytes; if there are none, all groups when they fit the threads, else one.
-std::int64_t groups_side_by_side(const Sample& sample, std::int64_t vector_elements) {
+// `row_bytes`; if there are none, all groups.
+std::int64_t groups_side_by_side(const Sample& sample, std::int64_t vector_elements, std::int64_t row_bytes) {
   const std::int64_t group_bytes = sample.group_channels * sample.element_bytes;
   for (std::int64_t groups = 1; groups <= sample.num_groups; ++groups) {
     const bool whole = sample.num_groups % groups == 0 && groups * sample.group_channels % vector_elements == 0;
-    if (whole && groups * group_bytes >= kRowBytes) return groups;
+    if (whole && groups * group_bytes >= row_bytes) return groups;
   }
   return sample.num_groups;
 }
@@ -151,7 +167,11 @@ LaunchPlan plan_channels_last(const Sample& sample, const DeviceLimits& limits) 
   LaunchPlan plan;
   const std::int64_t wide = 16 / sample.element_bytes;
   std::int64_t vector = sample.aligned16 && sample.channels % wide == 0 ? wide : 1;
-  std::int64_t groups = groups_side_by_side(sample, vector);
+  std::int64_t groups = groups_side_by_side(sample, vector, kRowBytes);
+  const std::int64_t narrow = groups_side_by_side(sample, vector, kNarrowRowBytes);
+  const bool whole_sectors = narrow * sample.group_channels * sample.element_bytes % kNarrowRowBytes == 0;
+  const std::int64_t most_blocks = sample.num_groups / groups * std::min(limits.max_cluster_blocks, kPortableCluster);
+  if (vector > 1 && whole_sectors && most_blocks * 4 < limits.multiprocessors * std::int64_t{3}) groups = narrow;
   if (groups == 1 && sample.group_channels % vector != 0) vector = 1;
   std::int64_t width = groups * sample.group_channels;
   if (width / vector > kColumnsThreads) {
@@ -178,22 +198,23 @@ LaunchPlan plan_channels_last(const Sample& sample, const DeviceLimits& limits) 
       columns_shared(kLargeColumnsThreads * vector, groups, limits.max_cluster_blocks).data;
   const std::int64_t room = limits.shared_memory_per_block_optin - largest_header;
   const int to_fill = cluster_to_fill(tiles_per_sample, bytes, limits);
-  const int to_hold =
-      power_of_two(divide_up(bytes, std::max<std::int64_t>(room - row_bytes, 1)), limits.max_cluster_blocks);
+  const int to_hold = cluster_to_hold(bytes, largest_header + row_bytes, limits);
   const int cluster = std::max(to_fill, to_hold);
   const std::int64_t part = divide_up(sample.spatial, cluster);
   if (plan.tiles_per_group == 1 && part * row_bytes <= room && !too_few_blocks(tiles_per_sample, bytes, limits)) {
     plan.parts = cluster;
     plan.part_length = part;
-    const bool large = part * row_bytes > kOneBlockPerMultiprocessorBytes;
-    use_rows(part, large ? kLargeColumnsThreads : kColumnsThreads);
-    plan.shared_bytes = columns_shared(active(), groups, cluster).data;
+    use_rows(part, kColumnsThreads);
+    auto header = [&] { return columns_shared(active(), groups, cluster).data; };
     if (part <= plan.rows_at_once * kColumnsVectors) {
       plan.regime = Regime::kRegisters;
       plan.vectors_per_thread = kColumnsVectors;
+      plan.shared_bytes = header();
     } else {
       plan.regime = Regime::kShared;
-      plan.shared_bytes += round_up(part * row_bytes, 16);
+      const std::int64_t part_bytes = round_up(part * row_bytes, 16);
+      if (header() + part_bytes > half_of_multiprocessor(limits)) use_rows(part, kLargeColumnsThreads);
+      plan.shared_bytes = header() + part_bytes;
     }
     return plan;
   }

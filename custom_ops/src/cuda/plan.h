@@ -57,6 +57,7 @@ constexpr int kColumnsVectors = 4;
 
 // Bytes of shared memory in front of the data of a channels-first tile: two areas for block sums, then the cluster's
 // exchange, one slot per block, twice.
+constexpr int kPortableCluster = 8;
 constexpr int kMaxCluster = 16;
 constexpr int kSumBytes = 2 * 2 * 32 * 4;
 constexpr int kExchangeBytes = 2 * kMaxCluster * 16;
