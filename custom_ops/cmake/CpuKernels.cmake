@@ -9,7 +9,7 @@ function(gn_add_isa isa)
   target_link_libraries(gn_cpu_${isa} PRIVATE gn_warnings)
   target_compile_definitions(gn_cpu_${isa} PRIVATE GN_ISA=${isa})
   # Vectors wider than the ABI's are passed between inlined functions only; sqrt needs no errno.
-  target_compile_options(gn_cpu_${isa} PRIVATE -O3 -Wno-psabi -fno-math-errno -fno-trapping-math ${ARGN})
+  target_compile_options(gn_cpu_${isa} PRIVATE -O3 -ffp-contract=fast -Wno-psabi -fno-math-errno -fno-trapping-math ${ARGN})
   target_sources(gn_cpu PRIVATE $<TARGET_OBJECTS:gn_cpu_${isa}>)
 endfunction()
 

@@ -11,8 +11,9 @@
 
 namespace gn::GN_ISA {
 
-inline constexpr std::int64_t kCachedGroupBytes = 512 * 1024;  // a group up to this size is still in L2 when it is written
-inline constexpr std::int64_t kTaskBytes = 32 * 1024;          // small groups are handed out several at a time
+inline constexpr std::int64_t kCachedGroupBytes =
+    512 * 1024;                                        // a group up to this size is still in L2 when it is written
+inline constexpr std::int64_t kTaskBytes = 32 * 1024;  // small groups are handed out several at a time
 
 template <typename T, Activation kActivation>
 class ChannelsFirst {

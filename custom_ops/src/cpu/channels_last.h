@@ -74,7 +74,8 @@ class ChannelsLast {
     Moments moments;
     const W shift = sample_of_group(sample, channel, begin, end);
     const double count = static_cast<double>(depth_) * static_cast<double>(end - begin);
-    if (!moments_of(group_deviations(sample, channel, begin, end, shift), static_cast<double>(shift), count, &moments)) {
+    if (!moments_of(group_deviations(sample, channel, begin, end, shift), static_cast<double>(shift), count,
+                    &moments)) {
       const auto mean = static_cast<W>(moments.mean);
       moments_of(group_deviations(sample, channel, begin, end, mean), static_cast<double>(mean), count, &moments);
     }
@@ -108,14 +109,8 @@ class ChannelsLast {
           sum += d;
           squares += d * d;
         }
-        double run_sum = 0.0;
-        double run_squares = 0.0;
-        for (int lane = 0; lane < kWidth<W>; ++lane) {
-          run_sum += static_cast<double>(sum[lane]);
-          run_squares += static_cast<double>(squares[lane]);
-        }
-        out.sum.add(run_sum);
-        out.squares.add(run_squares);
+        out.sum.add(lane_sum(widened(sum)));
+        out.squares.add(lane_sum(widened(squares)));
       }
     }
     return out;

@@ -38,11 +38,10 @@ const Isa& isa() {
 
 constexpr std::int64_t kInlineElements = 8192;  // below this, waking another thread takes longer than the work
 
-const Parallel kInline = {
-    [](void*, std::size_t count, void (*body)(void*, std::size_t), void* state) {
-      for (std::size_t i = 0; i < count; ++i) body(state, i);
-    },
-    nullptr};
+const Parallel kInline = {[](void*, std::size_t count, void (*body)(void*, std::size_t), void* state) {
+                            for (std::size_t i = 0; i < count; ++i) body(state, i);
+                          },
+                          nullptr};
 
 }  // namespace
 

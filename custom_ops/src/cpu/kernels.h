@@ -3,11 +3,11 @@
 
 #include "gn/group_norm_cpu.h"
 
-#define GN_DECLARE_KERNELS(isa)                                                                  \
-  namespace gn::isa {                                                                            \
-  std::size_t workspace_bytes(const GroupNormProblem& problem);                                  \
-  void run(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace,    \
-           const Parallel& parallel);                                                            \
+#define GN_DECLARE_KERNELS(isa)                                                               \
+  namespace gn::isa {                                                                         \
+  std::size_t workspace_bytes(const GroupNormProblem& problem);                               \
+  void run(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace, \
+           const Parallel& parallel);                                                         \
   }
 
 GN_DECLARE_KERNELS(baseline)

@@ -50,7 +50,7 @@ struct LongSum {
 inline constexpr std::int64_t kChunkElements = 16384;  // half of it is left in a 32 KB L1 for float16; all in any L2
 inline constexpr int kLanes = 32;
 inline constexpr std::int64_t kRun = 1024;  // elements per lane sum: 32 additions each, then into double
-inline constexpr std::int64_t kSample = 32;
+inline constexpr std::int64_t kSample = 16;
 
 template <typename W>
 struct Deviations {
@@ -84,16 +84,14 @@ inline Deviations<Wide<T>> deviations(const T* x, std::int64_t count, Wide<T> sh
       sum[v] += d;
       squares[v] += d * d;
     }
-    double run_sum = 0.0;
-    double run_squares = 0.0;
+    Vector<double> run_sum = {};
+    Vector<double> run_squares = {};
     for (int v = 0; v < kVectors; ++v) {
-      for (int lane = 0; lane < kWidth<W>; ++lane) {
-        run_sum += static_cast<double>(sum[v][lane]);
-        run_squares += static_cast<double>(squares[v][lane]);
-      }
+      run_sum += widened(sum[v]);
+      run_squares += widened(squares[v]);
     }
-    out.sum.add(run_sum);
-    out.squares.add(run_squares);
+    out.sum.add(lane_sum(run_sum));
+    out.squares.add(lane_sum(run_squares));
   }
   return out;
 }

@@ -94,8 +94,8 @@ inline Vector<float> load(const Half* p) {
   return reinterpret_cast<Vector<float>>(_mm512_maskz_cvtph_ps(0xFFFF, halves));
 }
 inline void store(Half* p, Vector<float> v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xFFFF, reinterpret_cast<__m512>(v),
-                                                                           _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xFFFF, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__F16C__)
 inline Vector<float> load(const Half* p) {
@@ -139,7 +139,8 @@ inline void store(Half* p, Vector<float> v) {
 }
 #endif
 
-// `count` elements, fewer than a vector; the other lanes are `fill`.
+// `count` elements, fewer than a vector; the other lanes are `fill`. Rows of a few elements are mostly this, so
+// AVX-512, which has masks for it, gets overloads below.
 template <typename T>
 inline Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill) {
   T buffer[kWidth<Wide<T>>] = {};
@@ -155,6 +156,45 @@ inline void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
   store(buffer, v);
   std::memcpy(p, buffer, static_cast<std::size_t>(count) * sizeof(T));
 }
+
+#if defined(__AVX512F__)
+inline Vector<float> load_partial(const float* p, std::int64_t count, float fill) {
+  const auto mask = static_cast<__mmask16>((1U << count) - 1U);
+  return reinterpret_cast<Vector<float>>(_mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, p));
+}
+inline void store_partial(float* p, Vector<float> v, std::int64_t count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1U), reinterpret_cast<__m512>(v));
+}
+inline Vector<float> load_partial(const Half* p, std::int64_t count, float fill) {
+  const auto mask = static_cast<__mmask16>((1U << count) - 1U);
+  const __m512 values = _mm512_maskz_cvtph_ps(0xFFFF, _mm256_maskz_loadu_epi16(mask, p));
+  return reinterpret_cast<Vector<float>>(_mm512_mask_mov_ps(_mm512_set1_ps(fill), mask, values));
+}
+inline void store_partial(Half* p, Vector<float> v, std::int64_t count) {
+  const __m256i halves = _mm512_maskz_cvtps_ph(0xFFFF, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1U << count) - 1U), halves);
+}
+#endif
+
+// The sum of all lanes in double, by halves: the same tree whatever the values.
+inline double lane_sum(Vector<double> v) {
+  double parts[kWidth<double>];
+  std::memcpy(parts, &v, sizeof(v));
+  for (int half = kWidth<double> / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+  }
+  return parts[0];
+}
+
+typedef float HalfVector __attribute__((vector_size(kVectorBytes / 2)));
+
+// Lanes widened to double, two by two.
+inline Vector<double> widened(Vector<float> v) {
+  HalfVector parts[2];
+  std::memcpy(parts, &v, sizeof(v));
+  return __builtin_convertvector(parts[0], Vector<double>) + __builtin_convertvector(parts[1], Vector<double>);
+}
+inline Vector<double> widened(Vector<double> v) { return v; }
 
 // One element, for vectors of parameters.
 template <typename T>

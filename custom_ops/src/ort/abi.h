@@ -1,7 +1,7 @@
 // The part of ONNX Runtime's C ABI that this library calls, at API version 17 (ONNX Runtime 1.17).
 //
-// ONNX Runtime's wheels ship no headers. The ABI is a table of function pointers that only ever grows at its end, so the
-// slots below are the same in every later release; `slot` is the position of a pointer in the table. Names are ONNX
+// ONNX Runtime's wheels ship no headers. The ABI is a table of function pointers that only ever grows at its end, so
+// the slots below are the same in every later release; `slot` is the position of a pointer in the table. Names are ONNX
 // Runtime's own without the prefix Ort.
 #pragma once
 
@@ -39,15 +39,15 @@ struct Api {
   Slots<1> gap1;
   const char* (*GetErrorMessage)(const Status*);  // 2
   Slots<23> gap3;
-  Status* (*CreateCustomOpDomain)(const char* domain, CustomOpDomain**);         // 26
-  Status* (*CustomOpDomain_Add)(CustomOpDomain*, const struct CustomOp*);        // 27
-  Status* (*AddCustomOpDomain)(SessionOptions*, CustomOpDomain*);                // 28
+  Status* (*CreateCustomOpDomain)(const char* domain, CustomOpDomain**);   // 26
+  Status* (*CustomOpDomain_Add)(CustomOpDomain*, const struct CustomOp*);  // 27
+  Status* (*AddCustomOpDomain)(SessionOptions*, CustomOpDomain*);          // 28
   Slots<22> gap29;
   Status* (*GetTensorMutableData)(Value*, void**);  // 51
   Slots<8> gap52;
-  Status* (*GetTensorElementType)(const TensorTypeAndShapeInfo*, ElementType*);                // 60
-  Status* (*GetDimensionsCount)(const TensorTypeAndShapeInfo*, std::size_t*);                  // 61
-  Status* (*GetDimensions)(const TensorTypeAndShapeInfo*, std::int64_t* dims, std::size_t);    // 62
+  Status* (*GetTensorElementType)(const TensorTypeAndShapeInfo*, ElementType*);                      // 60
+  Status* (*GetDimensionsCount)(const TensorTypeAndShapeInfo*, std::size_t*);                        // 61
+  Status* (*GetDimensions)(const TensorTypeAndShapeInfo*, std::int64_t* dims, std::size_t);          // 62
   Status* (*GetSymbolicDimensions)(const TensorTypeAndShapeInfo*, const char** names, std::size_t);  // 63
   Slots<1> gap64;
   Status* (*GetTensorTypeAndShape)(const Value*, TensorTypeAndShapeInfo**);  // 65
@@ -58,7 +58,7 @@ struct Api {
   Status* (*KernelInfoGetAttribute_float)(const KernelInfo*, const char* name, float*);         // 85
   Status* (*KernelInfoGetAttribute_int64)(const KernelInfo*, const char* name, std::int64_t*);  // 86
   Slots<1> gap87;
-  Status* (*KernelContext_GetInputCount)(const KernelContext*, std::size_t*);                      // 88
+  Status* (*KernelContext_GetInputCount)(const KernelContext*, std::size_t*);  // 88
   Slots<1> gap89;
   Status* (*KernelContext_GetInput)(const KernelContext*, std::size_t index, const Value**);       // 90
   Status* (*KernelContext_GetOutput)(KernelContext*, std::size_t index, const std::int64_t* dims,  //
@@ -79,10 +79,11 @@ struct Api {
   Slots<8> gap245;
   Status* (*KernelContext_GetAllocator)(const KernelContext*, const MemoryInfo*, Allocator**);  // 253
   Slots<14> gap254;
-  Status* (*ShapeInferContext_GetInputTypeShape)(const ShapeInferContext*, std::size_t, TensorTypeAndShapeInfo**);  // 268
+  Status* (*ShapeInferContext_GetInputTypeShape)(const ShapeInferContext*, std::size_t,
+                                                 TensorTypeAndShapeInfo**);  // 268
   Slots<1> gap269;
   Status* (*ShapeInferContext_SetOutputTypeShape)(const ShapeInferContext*, std::size_t,
-                                                  const TensorTypeAndShapeInfo*);  // 270
+                                                  const TensorTypeAndShapeInfo*);              // 270
   Status* (*SetSymbolicDimensions)(TensorTypeAndShapeInfo*, const char** names, std::size_t);  // 271
   Slots<2> gap272;
   Status* (*KernelContext_ParallelFor)(const KernelContext*, void (*body)(void*, std::size_t), std::size_t total,

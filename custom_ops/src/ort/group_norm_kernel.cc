@@ -98,15 +98,15 @@ Shape GroupNormKernel::checked_shape(const Inputs& inputs) const {
   for (const auto& [name, value] : {std::pair{"scale", inputs.scale}, std::pair{"bias", inputs.bias}}) {
     const Shape actual = shape_of(api_, value);
     if (actual != expected && !(broadcasts_scale() && actual == Shape{1})) {
-      fail(std::string(name) + " has shape " + text(actual) + "; expected " + text(expected) + ", one per channel of X " +
-           text(shape));
+      fail(std::string(name) + " has shape " + text(actual) + "; expected " + text(expected) +
+           ", one per channel of X " + text(shape));
     }
   }
   return shape;
 }
 
-// The function body of ai.onnx GroupNormalization broadcasts, and ONNX's version converter writes models that rely on it:
-// one group, and a scale of one element. Such models ran before our kernel took over, so they have to run on it.
+// The function body of ai.onnx GroupNormalization broadcasts, and ONNX's version converter writes models that rely on
+// it: one group, and a scale of one element. Such models ran before our kernel took over, so they have to run on it.
 bool GroupNormKernel::broadcasts_scale() const { return spec_.domain.empty() && spec_.provider == Provider::kCpu; }
 
 const void* GroupNormKernel::per_channel(const Value* value, const GroupNormProblem& problem,

@@ -128,7 +128,8 @@ std::vector<std::unique_ptr<GroupNormOp>> make_ops(const std::string& domain, co
     for (const NamedActivation& named : kActivations) {
       spec.layout = layout;
       spec.activation = named.activation;
-      spec.name = std::string("GroupNormalization") + (layout == Layout::kChannelsLast ? "ChannelsLast" : "") + named.suffix;
+      spec.name =
+          std::string("GroupNormalization") + (layout == Layout::kChannelsLast ? "ChannelsLast" : "") + named.suffix;
       add(spec);
     }
   }
