@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 import gn_onnx
-from gn_onnx import bench, concrete_shapes, inputs, model_io, ort_runner
+from gn_onnx import bench, concrete_shapes, inputs, model_io, ort_runner, tolerances
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.parity import compare_outputs
 from gn_onnx.report import value_name
@@ -110,7 +110,7 @@ def run_model(
             refused[label] = str(error)
     expected = sessions[ORIGINAL].run(feeds)
     for label, session in sessions.items():
-        far = [c for c in compare_outputs(expected, session.run(feeds)) if not c.ok]
+        far = [c for c in compare_outputs(expected, session.run(feeds), coarsest=tolerances.coarsest(original)) if not c.ok]
         if far:
             refused[label] = f"output {far[0].name!r} differs by {far[0].relative:.1e}"
     timings = bench.interleave(

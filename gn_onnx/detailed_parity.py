@@ -116,7 +116,9 @@ def against_original(
     baseline, session = ort_runner.Session(original, before), ort_runner.Session(fused, after)
     for kind in inputs.KINDS:
         feeds = inputs.make_inputs(original, kind, shapes=shapes)
-        found.outputs += compare_outputs(baseline.run(feeds), session.run(feeds), data=kind, tolerance=tolerance)
+        found.outputs += compare_outputs(
+            baseline.run(feeds), session.run(feeds), data=kind, tolerance=tolerance, coarsest=tolerances.coarsest(original)
+        )
         try:
             new = {n.site: n for n in taps.site_numerics(fused, sites, feeds, options=after, data=kind)}
             old = {n.site: n for n in taps.site_numerics(original, sites, feeds, options=before, data=kind, original=True)}

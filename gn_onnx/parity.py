@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from gn_onnx import inputs as generated
-from gn_onnx import model_io, ort_runner
+from gn_onnx import model_io, ort_runner, tolerances
 from gn_onnx.comparison import Comparison, compare
 from gn_onnx.errors import GnOnnxError
 
@@ -93,7 +93,9 @@ def check_parity(
     actual = ort_runner.Session(after, dataclasses.replace(options, library=library, data_folder=other_folder or folder))
     comparisons = []
     for data, feeds in sets.items():
-        comparisons += compare_outputs(expected.run(feeds), actual.run(feeds), data=data, tolerance=tolerance)
+        comparisons += compare_outputs(
+            expected.run(feeds), actual.run(feeds), data=data, tolerance=tolerance, coarsest=tolerances.coarsest(before)
+        )
     notes = () if library else ("the operator library is not built: the fused model ran by its function bodies",)
     return ParityReport(tuple(comparisons), time.perf_counter() - start, notes)
 
@@ -127,8 +129,17 @@ def compare_outputs(
     against: str = "original",
     data: str = "given",
     tolerance: float | None = None,
+    coarsest: float = 0.0,
 ) -> list[Comparison]:
     """One comparison per output.
+
+    Args:
+        expected: By name.
+        actual: By name.
+        against: For the record.
+        data: For the record.
+        tolerance: None takes the table's for each output's type.
+        coarsest: Then at least this much for floating-point outputs: `tolerances.coarsest` of the model.
 
     Raises:
         GnOnnxError: The names of the outputs differ.
@@ -136,6 +147,18 @@ def compare_outputs(
     if list(expected) != list(actual):
         raise GnOnnxError(f"the outputs were {list(expected)} and are {list(actual)}")
     return [
-        compare(expected[name], actual[name], name=name, against=against, data=data, tolerance=tolerance)
+        compare(
+            expected[name],
+            actual[name],
+            name=name,
+            against=against,
+            data=data,
+            tolerance=_tolerance(actual[name], coarsest) if tolerance is None else tolerance,
+        )
         for name in expected
     ]
+
+
+def _tolerance(array: np.ndarray, coarsest: float) -> float:
+    own = tolerances.output_tolerance(np.asarray(array).dtype)
+    return max(own, coarsest) if own else own

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx
 
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 """Half the distance from 1 to the next number of the type."""
@@ -41,6 +42,20 @@ def output_tolerance(dtype: np.dtype[np.generic]) -> float:
     """Largest |difference| allowed, relative to the largest |value| of the output; 0 for integers."""
     name = name_of(dtype)
     return UNIT[name] * GROWTH[name] if name in UNIT else 0.0
+
+
+def coarsest(proto: onnx.ModelProto) -> float:
+    """Tolerance of the shortest floating-point type inside a model: a float32 output of a float16 network has its errors.
+
+    Types are those of inputs and weights, and targets of Cast.
+    """
+    kinds = {value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.value_info)}
+    kinds |= {tensor.data_type for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Cast":
+            kinds |= {attribute.i for attribute in node.attribute if attribute.name == "to"}
+    names = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
+    return max((UNIT[name] * GROWTH[name] for kind, name in names.items() if kind in kinds), default=0.0)
 
 
 def site_tolerance(dtype: np.dtype[np.generic]) -> float:
