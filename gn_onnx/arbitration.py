@@ -18,9 +18,8 @@ import numpy as np
 import onnx
 
 from gn_onnx import accurate_native, ort_runner, taps, whole_float64
-from gn_onnx.comparison import Comparison
+from gn_onnx.comparison import Comparison, compare_outputs
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.parity import compare_outputs
 from gn_onnx.site_check import SiteCheck
 
 

@@ -13,8 +13,8 @@ import onnx
 
 import gn_onnx
 from gn_onnx import bench, concrete_shapes, inputs, model_io, ort_runner, tolerances
+from gn_onnx.comparison import compare_outputs
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.parity import compare_outputs
 from gn_onnx.report import value_name
 from gn_onnx.site_check import is_group_norm
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 
 from gn_onnx import tolerances
+from gn_onnx.errors import GnOnnxError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Comparison:
             square where the element is smaller: near zero every difference would be millions of ulp.
         cosine: Of the angle between the arrays.
         tolerance: Largest `relative` that is allowed.
+        explained: It is too far, but the fused model is right (`arbitration`).
         reason: "" or why the arrays cannot be compared (shapes, types, NaN in one of them).
     """
 
@@ -43,16 +46,17 @@ class Comparison:
     cosine: float
     tolerance: float
     reason: str = ""
+    explained: bool = False
 
     @property
     def ok(self) -> bool:
-        return not self.reason and self.relative <= self.tolerance
+        return self.explained or (not self.reason and self.relative <= self.tolerance)
 
     def to_json(self) -> dict[str, object]:
         return dataclasses.asdict(self) | {"ok": self.ok}
 
     def __str__(self) -> str:
-        verdict = "ok" if self.ok else self.reason or "TOO FAR"
+        verdict = "explained" if self.explained else "ok" if self.ok else self.reason or "TOO FAR"
         return (
             f"{self.name:24} {self.data:12} max {self.max_abs:.2e}  rms {self.rms:.2e}  rel {self.relative:.2e}"
             f"  {self.ulp:8.1f} ulp  1-cos {1 - self.cosine:.1e}  tolerance {self.tolerance:.1e}  {verdict}"
@@ -139,3 +143,45 @@ def _ulp(expected: np.ndarray, difference: np.ndarray, dtype: np.dtype[np.generi
         return 0.0 if difference.max() == 0 else math.inf
     spacing = np.exp2(np.floor(np.log2(np.maximum(size, 1e-300)))) * 2 * unit
     return float((difference / spacing).max())
+
+
+def compare_outputs(
+    expected: Mapping[str, np.ndarray],
+    actual: Mapping[str, np.ndarray],
+    *,
+    against: str = "original",
+    data: str = "given",
+    tolerance: float | None = None,
+    coarsest: float = 0.0,
+) -> list[Comparison]:
+    """One comparison per output.
+
+    Args:
+        expected: By name.
+        actual: By name.
+        against: For the record.
+        data: For the record.
+        tolerance: None takes the table's for each output's type.
+        coarsest: Then at least this much for floating-point outputs: `tolerances.coarsest` of the model.
+
+    Raises:
+        GnOnnxError: The names of the outputs differ.
+    """
+    if list(expected) != list(actual):
+        raise GnOnnxError(f"the outputs were {list(expected)} and are {list(actual)}")
+    return [
+        compare(
+            expected[name],
+            actual[name],
+            name=name,
+            against=against,
+            data=data,
+            tolerance=_tolerance(actual[name], coarsest) if tolerance is None else tolerance,
+        )
+        for name in expected
+    ]
+
+
+def _tolerance(array: np.ndarray, coarsest: float) -> float:
+    own = tolerances.output_tolerance(np.asarray(array).dtype)
+    return max(own, coarsest) if own else own

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from gn_onnx import inputs, model_io, ort_runner, taps, tolerances
-from gn_onnx.comparison import Comparison, compare
+from gn_onnx.comparison import Comparison, compare, compare_outputs
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.parity import compare_outputs
 from gn_onnx.site_check import SiteCheck, check_sites
 
 

@@ -1,7 +1,7 @@
 """Does the fused model compute what the original computes? Every output, on three kinds of input data.
 
-This is the end-to-end comparison in ONNX Runtime. Which side is right where the two differ is decided in
-`verify`, with the float64 evaluation of `site_check`. Imports: numpy, onnx; ONNX Runtime inside `ort_runner`.
+This is the end-to-end comparison in ONNX Runtime. Where the two differ by more than the table allows,
+`arbitration` decides whether the original is the inaccurate side. Imports: numpy, onnx; ONNX Runtime inside `ort_runner`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from gn_onnx import arbitration, model_io, ort_runner, tolerances
 from gn_onnx import inputs as generated
-from gn_onnx import model_io, ort_runner, tolerances
-from gn_onnx.comparison import Comparison, compare
-from gn_onnx.errors import GnOnnxError
+from gn_onnx.comparison import Comparison, compare_outputs
+from gn_onnx.site_check import SiteCheck, check_sites
 
 Model = onnx.ModelProto | ir.Model | str | os.PathLike[str]
 Feeds = Mapping[str, np.ndarray]
+
+_SECONDS_FOR_EXPLANATION = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ def check_parity(
         inputs: One set of inputs by name, or several; None makes one of each kind in `inputs.KINDS`.
 
     Returns:
-        The report; `.ok` says whether all outputs agree.
+        The report; `.ok` says whether all outputs agree, or differ for a reason that is not the fused model's.
 
     Raises:
         GnOnnxError: A model cannot be read, loaded or run, or the two have other inputs or outputs.
@@ -91,13 +93,44 @@ def check_parity(
     options = ort_runner.Options(providers=providers or ort_runner.CPU, data_folder=folder)
     expected = ort_runner.Session(before, options)
     actual = ort_runner.Session(after, dataclasses.replace(options, library=library, data_folder=other_folder or folder))
-    comparisons = []
+    comparisons: list[Comparison] = []
+    notes: list[str] = []
     for data, feeds in sets.items():
-        comparisons += compare_outputs(
-            expected.run(feeds), actual.run(feeds), data=data, tolerance=tolerance, coarsest=tolerances.coarsest(before)
+        results = expected.run(feeds)
+        compared = compare_outputs(
+            results, actual.run(feeds), data=data, tolerance=tolerance, coarsest=tolerances.coarsest(before)
         )
-    notes = () if library else ("the operator library is not built: the fused model ran by its function bodies",)
-    return ParityReport(tuple(comparisons), time.perf_counter() - start, notes)
+        far = [comparison for comparison in compared if not comparison.ok]
+        if far and tolerance is None:
+            agree = bool(comparisons) and all(comparison.ok for comparison in comparisons)
+            explained = arbitration.explain(
+                before,
+                after,
+                _site_checks(before, after, feeds, folder, other_folder),
+                feeds,
+                results,
+                dataclasses.replace(options, library=library, data_folder=other_folder or folder),
+                far[0],
+                time.monotonic() + _SECONDS_FOR_EXPLANATION,
+                notes,
+                agree_elsewhere=agree,
+            )
+            compared = [dataclasses.replace(c, explained=explained and not c.ok) for c in compared]
+        comparisons += compared
+    if library is None:
+        notes.append("the operator library is not built: the fused model ran by its function bodies")
+    return ParityReport(tuple(comparisons), time.perf_counter() - start, tuple(notes))
+
+
+def _site_checks(
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    feeds: Feeds,
+    folder: pathlib.Path | None,
+    other_folder: pathlib.Path | None,
+) -> list[SiteCheck]:
+    shapes = {name: array.shape for name, array in feeds.items()}
+    return check_sites(before, after, input_shapes=shapes, folder=folder, fused_folder=other_folder)
 
 
 def as_proto(model: Model) -> tuple[onnx.ModelProto, pathlib.Path | None]:
@@ -120,45 +153,3 @@ def _feed_sets(proto: onnx.ModelProto, inputs: Feeds | Sequence[Feeds] | None) -
     if isinstance(inputs, Mapping):
         return {"given": inputs}
     return {f"given {index}": feeds for index, feeds in enumerate(inputs)}
-
-
-def compare_outputs(
-    expected: Mapping[str, np.ndarray],
-    actual: Mapping[str, np.ndarray],
-    *,
-    against: str = "original",
-    data: str = "given",
-    tolerance: float | None = None,
-    coarsest: float = 0.0,
-) -> list[Comparison]:
-    """One comparison per output.
-
-    Args:
-        expected: By name.
-        actual: By name.
-        against: For the record.
-        data: For the record.
-        tolerance: None takes the table's for each output's type.
-        coarsest: Then at least this much for floating-point outputs: `tolerances.coarsest` of the model.
-
-    Raises:
-        GnOnnxError: The names of the outputs differ.
-    """
-    if list(expected) != list(actual):
-        raise GnOnnxError(f"the outputs were {list(expected)} and are {list(actual)}")
-    return [
-        compare(
-            expected[name],
-            actual[name],
-            name=name,
-            against=against,
-            data=data,
-            tolerance=_tolerance(actual[name], coarsest) if tolerance is None else tolerance,
-        )
-        for name in expected
-    ]
-
-
-def _tolerance(array: np.ndarray, coarsest: float) -> float:
-    own = tolerances.output_tolerance(np.asarray(array).dtype)
-    return max(own, coarsest) if own else own

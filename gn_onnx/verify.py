@@ -31,9 +31,8 @@ from gn_onnx import (
     tolerances,
     whole_float64,
 )
-from gn_onnx.comparison import Comparison
+from gn_onnx.comparison import Comparison, compare_outputs
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.parity import compare_outputs
 from gn_onnx.site_check import SiteCheck, check_sites
 
 _MAX_BYTES_END_TO_END = 1 << 30

@@ -186,3 +186,12 @@ def test_parity_with_pytorch(
     next(a for n in wrong.graph.node for a in n.attribute if a.name == "epsilon").f = 1e-1
     onnx.save(wrong, fused)
     assert cli.main(["parity", fused, "--torch", "head_for_parity:build"]) == 1
+
+
+def test_an_inaccurate_original_is_not_held_against_the_fused_model() -> None:
+    from test_verify import fused_naive, naive_variance_model
+
+    report = gn_onnx.check_parity(naive_variance_model(), fused_naive())
+    assert report.ok, str(report)
+    assert any(comparison.explained for comparison in report.comparisons)
+    assert not gn_onnx.check_parity(naive_variance_model(), fused_naive(epsilon=1e-3)).ok
