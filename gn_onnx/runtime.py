@@ -6,6 +6,7 @@ import ctypes
 import importlib.resources
 import json
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,14 +52,25 @@ def build_info() -> dict[str, Any]:
 def register(session_options: onnxruntime.SessionOptions) -> None:
     """Adds our operators, and our kernel for ai.onnx GroupNormalization, to the sessions made with these options.
 
+    Called again with the same options it does nothing: ONNX Runtime would take the library a second time and then
+    refuse to make a session.
+
     Raises:
         GnOnnxError: When the library is missing or this ONNX Runtime refuses it.
     """
+    known = _registered.get(id(session_options))
+    if known is not None and known() is session_options:
+        return
     path = library_path()
     try:
         session_options.register_custom_ops_library(str(path))
     except Exception as error:  # ONNX Runtime raises its own types, which differ from version to version
         raise GnOnnxError(f"{path}: ONNX Runtime does not take the library: {error}") from error
+    _registered[id(session_options)] = weakref.ref(session_options)
+
+
+_registered: dict[int, weakref.ref[Any]] = {}
+"""Options that have the library, by identity; an entry whose object is gone may be overwritten by a new one's."""
 
 
 def session(
@@ -71,7 +83,7 @@ def session(
     Args:
         model: Path, serialised model or model.
         providers: As ONNX Runtime takes them; by default all that are available.
-        session_options: Taken as they are, with the library added; must not have it yet.
+        session_options: Taken as they are, with the library added.
 
     Raises:
         GnOnnxError: When onnxruntime is not installed, the library is missing, or the model does not load.
