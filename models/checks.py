@@ -80,6 +80,11 @@ def check(model: Model, form: Form, folder: pathlib.Path, *, truth: list[np.ndar
     truth = reference(model, form) if truth is None else truth
     row.torch = distance([value.numpy() for value in running.outputs()], truth)
     row.original = distance(theirs, truth)
+    if not np.isfinite([row.torch, row.original]).all():
+        # Nothing could be called wrong by such a yardstick.
+        where = "on ONNX Runtime" if np.isfinite(row.torch) else "in PyTorch"
+        row.refused = f"original: outputs are not finite, or of another shape, {where} in {form.dtype}"
+        return row
     limit = 2 * max(row.torch, row.original) + ROUNDINGS * float(np.finfo(form.dtype).eps)
     for target in TARGETS:
         try:
