@@ -21,9 +21,6 @@ import numpy as np
 import onnx
 
 from gn_onnx import (
-    accurate_native,
-    arbitration,
-    external_data,
     inputs,
     model_checks,
     ort_runner,
@@ -32,14 +29,9 @@ from gn_onnx import (
     whole_float64,
 )
 from gn_onnx.comparison import Comparison, compare_outputs
+from gn_onnx.end_to_end import MAX_BYTES, Findings, compare_end_to_end, size_in_bytes
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.site_check import SiteCheck, check_sites
-
-_MAX_BYTES_END_TO_END = 1 << 30
-"""Models with more weights than this are checked site by site only: two sessions would hold them three times."""
-
-WITHOUT_LIBRARY = "without the library"
-WITH_LIBRARY = "with the library"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +70,6 @@ class Verification:
         }
 
 
-@dataclasses.dataclass
-class _Findings:
-    outputs: list[Comparison] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    refusals: list[str] = dataclasses.field(default_factory=list)
-
-
 def verify(
     original: onnx.ModelProto,
     fused: onnx.ModelProto,
@@ -111,7 +96,7 @@ def verify(
     """
     start = time.monotonic()
     concrete = inputs.input_shapes(original, shapes)
-    runs = ort_runner.is_installed() and _size(original) <= _MAX_BYTES_END_TO_END
+    runs = ort_runner.is_installed() and size_in_bytes(original) <= MAX_BYTES
     measured = {}
     if runs:
         feeds = inputs.make_inputs(original, "ordinary", shapes=shapes)
@@ -119,7 +104,7 @@ def verify(
     sites = tuple(
         check_sites(original, fused, input_shapes=concrete, folder=folder, known_shapes=measured, seconds=seconds / 2)
     )
-    found = _Findings()
+    found = Findings()
     for site in sites:
         if site.status == "different":
             found.refusals.append(
@@ -137,7 +122,7 @@ def verify(
     except GnOnnxError as error:
         found.refusals.append(str(error))
     if not found.refusals:
-        _end_to_end(original, fused, sites, folder, shapes, start + seconds, found)
+        compare_end_to_end(original, fused, sites, folder, shapes, start + seconds, found)
     if not found.outputs and not found.refusals:
         _judge_by_sites_alone(original, fused, sites, shapes, found)
     return Verification(
@@ -155,7 +140,7 @@ def _judge_by_sites_alone(
     fused: onnx.ModelProto,
     checks: Sequence[SiteCheck],
     shapes: Mapping[str, Sequence[int]] | None,
-    found: _Findings,
+    found: Findings,
 ) -> None:
     """No outputs to compare: all sites must be equal, and the rest of the graph the original's."""
     sites = [check.site for check in checks if check.status == "equal" and check.site is not None]
@@ -172,86 +157,3 @@ def _equal_as_a_whole(original: onnx.ModelProto, fused: onnx.ModelProto, shapes:
         return False
     bound = tolerances.output_tolerance(np.dtype(np.float32))
     return all(comparison.ok for comparison in compare_outputs(before, after, tolerance=bound))
-
-
-def _run(
-    fused: onnx.ModelProto, how: ort_runner.Options, feeds: Mapping[str, dict[str, np.ndarray]], notes: list[str]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Outputs by kind of data. Without the library, ONNX Runtime lacks GroupNormalization for some types."""
-    try:
-        session = ort_runner.Session(fused, how)
-    except GnOnnxError as error:
-        accurate = accurate_native.with_accurate_bodies(fused) if how.library is None else None
-        if accurate is None:
-            raise
-        session = ort_runner.Session(accurate, how)
-        notes.append(f"without the library this ONNX Runtime cannot run the model: {error}")
-    return {kind: session.run(feed) for kind, feed in feeds.items()}
-
-
-def _size(proto: onnx.ModelProto) -> int:
-    return int(proto.ByteSize()) + sum(place.length or 0 for place in external_data.references(proto))
-
-
-def _end_to_end(
-    original: onnx.ModelProto,
-    fused: onnx.ModelProto,
-    sites: Sequence[SiteCheck],
-    folder: pathlib.Path | None,
-    shapes: Mapping[str, Sequence[int]] | None,
-    deadline: float,
-    found: _Findings,
-) -> None:
-    if not ort_runner.is_installed():
-        found.notes.append("ONNX Runtime is not installed: outputs not compared, sites only")
-        return
-    size = _size(original)
-    if size > _MAX_BYTES_END_TO_END:
-        found.notes.append(f"{size / 1e9:.1f} GB of weights: outputs not compared, sites only")
-        return
-    options = ort_runner.Options(data_folder=folder)
-    try:
-        baseline = ort_runner.Session(original, options)
-        feeds = {kind: inputs.make_inputs(original, kind, shapes=shapes) for kind in inputs.KINDS}
-        expected = {kind: baseline.run(feeds[kind]) for kind in inputs.KINDS}
-        del baseline
-    except GnOnnxError as error:
-        found.notes.append(f"outputs not compared, the original does not run: {error}")
-        return
-    library = ort_runner.find_library()
-    for way, path in ((WITHOUT_LIBRARY, None), (WITH_LIBRARY, library)):
-        if way == WITH_LIBRARY and path is None:
-            found.notes.append("the operator library is not built: checked by the function bodies")
-            continue
-        how = dataclasses.replace(options, library=path)
-        try:
-            actual = _run(fused, how, feeds, found.notes)
-        except GnOnnxError as error:
-            found.refusals.append(f"{way}: {error}")
-            return
-        agree = False
-        for kind in inputs.KINDS:
-            compared = compare_outputs(
-                expected[kind], actual[kind], data=f"{kind}, {way}", coarsest=tolerances.coarsest(original)
-            )
-            agree = agree or (kind == inputs.KINDS[0] and all(comparison.ok for comparison in compared))
-            found.outputs += compared
-            bad = [comparison for comparison in compared if not comparison.ok]
-            if bad and not arbitration.explain(
-                original,
-                fused,
-                sites,
-                feeds[kind],
-                expected[kind],
-                how,
-                bad[0],
-                deadline,
-                found.notes,
-                agree_elsewhere=agree,
-            ):
-                worst = max(bad, key=lambda comparison: comparison.relative)
-                found.refusals.append(
-                    f"output {worst.name!r} differs by {worst.relative:.1e} of its largest value"
-                    f" (allowed {worst.tolerance:.1e}) on {worst.data}{': ' + worst.reason if worst.reason else ''}"
-                )
-                return
