@@ -30,6 +30,7 @@ def session(path: pathlib.Path, *, library: bool) -> onnxruntime.InferenceSessio
     """A model on ONNX Runtime's CPU provider, with or without our operator library."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several sessions share the processor
     if library:
         return gn_onnx.session(path, ["CPUExecutionProvider"], options)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -113,10 +114,12 @@ def print_latency(model: registry.Model, sessions: dict[str, onnxruntime.Inferen
     """Medians of interleaved runs, so that whatever else the machine does falls on all alike."""
     feeds = model.feeds
     timings = bench.interleave(
-        {label: lambda running=running: running.run(None, feeds) for label, running in sessions.items()}, runs=RUNS
-    )
+        {label: lambda running=running: running.run(None, feeds) for label, running in sessions.items()},
+        runs=RUNS, seconds=60.0,
+    )  # fmt: skip
     facts = bench.machine()
-    print(f"\nlatency, median of {RUNS} interleaved runs [p10 to p90]")
+    runs = len(timings["original"].microseconds)
+    print(f"\nlatency, median of {runs} interleaved runs [p10 to p90]")
     print(f"{facts['processor']}, {facts['threads']} threads, ONNX Runtime {onnxruntime.__version__}")
     base = timings["original"].median
     for label, timing in timings.items():
