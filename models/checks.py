@@ -125,7 +125,8 @@ def run(proto: onnx.ModelProto, model: Model, *, library: bool) -> list[np.ndarr
     Raises:
         GnOnnxError: ONNX Runtime does not run it.
     """
-    options = ort_runner.Options(library=gn_onnx.library_path() if library else None)
+    # One thread: on a busy machine small models wait longer for the second than it saves.
+    options = ort_runner.Options(library=gn_onnx.library_path() if library else None, threads=1)
     outputs = ort_runner.Session(proto, options).run(model.feeds)
     return [outputs[name] for name in model.home.OUTPUTS]
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import numpy as np
+import torch
 
 from gn_onnx import bench
 from models import checks, registry
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="three forms of each")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("out"), help="folder of the table")
     arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)  # as `checks.run` does for ONNX Runtime
     rows = []
     for name in arguments.models or registry.MODULES:
         missing = registry.missing_libraries(name)
