@@ -42,7 +42,10 @@ class Form:
     def feeds(self, kind: str, *, flag: bool = True) -> dict[str, np.ndarray]:
         """One of helpers.KINDS for x, ordinary numbers for other tensors, `flag` for conditions; in the model's types."""
         feeds = {}
+        constants = {t.name for t in self.model.graph.initializer} if self.model.ir_version < 4 else set()
         for i, value in enumerate(self.model.graph.input):
+            if value.name in constants:
+                continue
             tensor = value.type.tensor_type
             shape = tuple(d.dim_value or SIZES[d.dim_param] for d in tensor.shape.dim)
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
