@@ -46,7 +46,7 @@ def _run(
 
 
 def size_in_bytes(proto: onnx.ModelProto) -> int:
-    return int(proto.ByteSize()) + sum(place.length or 0 for place in external_data.references(proto))
+    return int(proto.ByteSize()) + external_data.size_in_bytes(proto)
 
 
 def compare_end_to_end(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
+import math
 import os
 import pathlib
 import shutil
@@ -87,6 +88,19 @@ def reference(tensor: onnx.TensorProto) -> Reference:
 
 def references(proto: onnx.ModelProto) -> list[Reference]:
     return [reference(tensor) for tensor in tensors(proto) if is_external(tensor)]
+
+
+def size_in_bytes(proto: onnx.ModelProto) -> int:
+    """Bytes of all external tensors, by their shapes where no length is given."""
+    total = 0
+    for tensor in filter(is_external, tensors(proto)):
+        length = reference(tensor).length
+        if length is None:
+            # The types that numpy lacks have at most a byte per element; 4 is the usual size.
+            known = {onnx.TensorProto.DOUBLE: 8, onnx.TensorProto.INT64: 8, onnx.TensorProto.FLOAT16: 2}
+            length = math.prod(tensor.dims) * known.get(tensor.data_type, 4)
+        total += length
+    return total
 
 
 def data_file(place: Reference, folder: pathlib.Path) -> pathlib.Path:

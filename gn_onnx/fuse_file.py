@@ -107,7 +107,7 @@ def _fuse(request: Request) -> tuple[FusionReport, onnx.ModelProto, onnx.ModelPr
         rejected=tuple(result.rejected),
         already=0 if result.fused else sum(is_group_norm(node) for node in all_nodes(proto)),
         nodes=(count_nodes(proto), count_nodes(fused)),
-        bytes=(proto.ByteSize() + _external_bytes(proto), fused.ByteSize() + _external_bytes(fused)),
+        bytes=(proto.ByteSize() + external_data.size_in_bytes(proto), fused.ByteSize() + external_data.size_in_bytes(fused)),
         seconds=seconds,
     )
     return report, proto, fused
@@ -167,7 +167,3 @@ def all_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 def count_nodes(proto: onnx.ModelProto) -> int:
     """Constants are not counted: they are data."""
     return sum(node.op_type != "Constant" for node in all_nodes(proto))
-
-
-def _external_bytes(proto: onnx.ModelProto) -> int:
-    return sum(place.length or 0 for place in external_data.references(proto))
