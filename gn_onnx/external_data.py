@@ -97,7 +97,7 @@ def size_in_bytes(proto: onnx.ModelProto) -> int:
         length = reference(tensor).length
         if length is None:
             # The types that numpy lacks have at most a byte per element; 4 is the usual size.
-            known = {onnx.TensorProto.DOUBLE: 8, onnx.TensorProto.INT64: 8, onnx.TensorProto.FLOAT16: 2}
+            known: dict[int, int] = {onnx.TensorProto.DOUBLE: 8, onnx.TensorProto.INT64: 8, onnx.TensorProto.FLOAT16: 2}
             length = math.prod(tensor.dims) * known.get(tensor.data_type, 4)
         total += length
     return total
