@@ -35,6 +35,7 @@ format: $(PACKAGES)
 
 test-models: $(INSTALLED) $(VENV)/.model-libraries
 	$(PY) -m models.matrix
+	$(PY) -m pytest -m models tests/test_models.py
 
 clean:
 	rm -rf $(VENV) build dist out

@@ -11,7 +11,7 @@ from models.weights import randomise
 INPUTS = ("pixel_values",)
 OUTPUTS = ("classes", "masks")
 AXES = {"pixel_values": {0: "batch"}}
-LIBRARIES = ("transformers",)
+LIBRARIES = ("transformers", "scipy")
 
 
 class Segmenter(nn.Module):
