@@ -235,12 +235,15 @@ class Algebra:
         return out
 
     def _reduced(self, monomial: Monomial, coefficient: Coefficient) -> Poly:
-        """One term with `root^2 -> its polynomial` applied."""
+        """One term with `root^2 -> its polynomial` applied, where that is not negative (else the root is NaN)."""
         for factor, exponent in monomial:
-            if isinstance(factor, Root) and exponent >= 2:
+            if isinstance(factor, Root) and exponent >= 2 and self._is_never_negative(factor):
                 rest = _product(monomial, frozenset({(factor, -2)}))
                 return self.multiply({rest: coefficient}, self.roots[factor.index])
         return {monomial: coefficient}
+
+    def _is_never_negative(self, root: Root) -> bool:
+        return self.lower_bound(self.roots[root.index]) >= 0
 
     def inverse(self, p: Poly) -> Poly:
         if len(p) == 1:
@@ -260,7 +263,9 @@ class Algebra:
                 raise NotExpressible("square root of a negative value")
             factors: list[tuple[Factor, Exponent]] = []
             for factor, exponent in monomial:
-                if isinstance(factor, Root) and exponent % 2 == 0:
+                # 1/p is root(p)^-2 whatever the sign of p: its root is 1/root(p), but that of 1/p^2 is 1/|p|.
+                alone = len(monomial) == 1 and exponent == -2
+                if isinstance(factor, Root) and exponent % 2 == 0 and (alone or self._is_never_negative(factor)):
                     factors.append((factor, exponent // 2))
                 elif isinstance(factor, Symbol):
                     factors.append((factor, Fraction(exponent) / 2))
@@ -310,13 +315,19 @@ class Algebra:
                 out |= self.varies_along(factor)
         return frozenset(out)
 
-    def mean(self, p: Poly, over: frozenset[Atom]) -> Poly:
+    def mean(self, p: Poly, over: frozenset[Atom], marks: frozenset[Atom] = frozenset()) -> Poly:
         """E over the atoms `over` (of x, or free ones).
+
+        Args:
+            p: The value.
+            over: What is averaged over.
+            marks: The slices that the value belongs to; its moments are theirs.
 
         Raises:
             NotExpressible: When the mean is not a polynomial in moments of x.
         """
-        axes = frozenset(atom for atom in over if atom.axis is not None)
+        p = self.marked(p, marks)
+        axes = frozenset(atom for atom in over if atom.axis is not None and atom.at is None)
         out: Poly = {}
         for monomial, coefficient in p.items():
             power = next((e for f, e in monomial if isinstance(f, X)), 0)
@@ -331,10 +342,11 @@ class Algebra:
             if weighted or any(isinstance(f, Tensor) for f, _ in inside):
                 raise NotExpressible("a mean is taken of x weighted by something that varies inside the group")
             if power and not inside and power in (1, 2):
-                if not axes:
+                reduced = axes | marks if axes or marks & over else axes
+                if not reduced:
                     out = self.add(out, {monomial: coefficient})
                     continue
-                swapped = _product(monomial, frozenset({(THE_X, -power), (Moment(int(power), axes), 1)}))
+                swapped = _product(monomial, frozenset({(THE_X, -power), (Moment(int(power), reduced), 1)}))
             elif not power and len(inside) == 1 and isinstance(inside[0][0], Moment) and inside[0][1] == 1:
                 moment = inside[0][0]
                 wider = Moment(moment.power, moment.atoms | axes)
@@ -342,6 +354,25 @@ class Algebra:
             else:
                 raise NotExpressible("a mean is taken of something other than x, x^2 or a deviation of x from its mean")
             out = self.add(out, {swapped: coefficient})
+        return out
+
+    def marked(self, p: Poly, marks: frozenset[Atom]) -> Poly:
+        """The expression with its moments named as those of the slices `marks`, so that slices are never confused."""
+        if not marks:
+            return p
+        out: Poly = {}
+        for monomial, coefficient in p.items():
+            factors: list[tuple[Factor, Exponent]] = []
+            for factor, exponent in monomial:
+                if isinstance(factor, Moment):
+                    own = {
+                        m for m in marks if any((a.axis, a.index) == (m.axis, m.index) for a in self.varies_along(factor))
+                    }
+                    factor = Moment(factor.power, factor.atoms | own)
+                elif isinstance(factor, Root):
+                    factor = self._root(self.marked(self.roots[factor.index], marks))
+                factors.append((factor, exponent))
+            out = self.add(out, {frozenset(factors): coefficient})
         return out
 
     def without_mark(self, p: Poly, mark: Atom) -> Poly:
@@ -364,25 +395,37 @@ class Algebra:
 
     def lower_bound(self, p: Poly) -> float:
         """A constant that the value is never below, over the reals; -inf when none is known."""
+        groups: dict[Monomial, Poly] = {}
+        for monomial, coefficient in p.items():
+            sizes: Monomial = frozenset((f, e) for f, e in monomial if isinstance(f, Symbol))
+            groups.setdefault(sizes, {})[monomial - sizes] = coefficient
+        bound = 0.0
+        for sizes, poly in groups.items():
+            low = self._lower_bound_without_sizes(poly)
+            if sizes and low < 0:
+                return -np.inf
+            bound += 0.0 if sizes else low  # a size is at least 0
+        return bound
+
+    def _lower_bound_without_sizes(self, p: Poly) -> float:
         bound = 0.0
         for monomial, coefficient in p.items():
             low = float(np.min(coefficient.array, initial=np.inf))
             if monomial == UNIT:
                 bound += low
-            elif len(monomial) == 1 and low >= 0:
-                ((factor, exponent),) = monomial
-                if isinstance(factor, Root) and exponent == 1:
-                    bound += low * max(self.lower_bound(self.roots[factor.index]), 0.0) ** 0.5
-                elif not (isinstance(factor, Moment) and factor.power == 2) and exponent % 2:
-                    return -np.inf
-            elif len(monomial) == 1:
-                ((factor, exponent),) = monomial
+                continue
+            if len(monomial) != 1:
+                return -np.inf
+            ((factor, exponent),) = monomial
+            if low < 0:
                 if not (isinstance(factor, Moment) and factor.power == 1 and exponent == 2):
                     return -np.inf
                 square = p.get(frozenset({(Moment(2, factor.atoms), 1)}))
                 if square is None or np.any((square + coefficient).array < -self.tolerance * square.magnitude()):
                     return -np.inf  # E[x^2] >= E[x]^2 holds for equal weights only
-            else:
+            elif isinstance(factor, Root) and exponent == 1:
+                bound += low * max(self.lower_bound(self.roots[factor.index]), 0.0) ** 0.5
+            elif not (isinstance(factor, Moment) and factor.power == 2) and exponent % 2:
                 return -np.inf
         return bound
 

@@ -54,6 +54,32 @@ def evaluate(context: Context, value: ir.Value) -> np.ndarray | None:
     return _unknown(context, value)
 
 
+def is_rounded(context: Context, value: ir.Value, depth: int = 0) -> bool:
+    """Whether an unknown size was divided on the way to `value`, so that it may have been rounded.
+
+    A Reshape to a rounded size fails at run time; a number that is computed with goes on.
+    """
+    node = value.producer()
+    if node is None or depth > _MAX_DEPTH:
+        return False
+    if node.op_type == "Div":
+        a, b = (context.integers(v) for v in node.inputs)
+        if a is None or b is None or any(not _divides(q) for q in _map(_quotient, a, b).ravel()):
+            return True
+    return any(v is not None and is_rounded(context, v, depth + 1) for v in node.inputs)
+
+
+_MAX_DEPTH = 24
+
+
+def _quotient(a: object, b: object) -> Size | None:
+    return a / b if isinstance(a, Size) and isinstance(b, Size) and not b.is_zero else None
+
+
+def _divides(quotient: Size | None) -> bool:
+    return quotient is not None and quotient.factor.denominator == 1 and all(e > 0 for _, e in quotient.symbols)
+
+
 def axes_of(context: Context, node: ir.Node, rank: int | None = None) -> list[int] | None:
     """The `axes` of a node, attribute (older opsets) or second input (newer); None when absent.
 

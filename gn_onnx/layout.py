@@ -206,7 +206,8 @@ def _unify_dim(a: Dim, b: Dim, renaming: Renaming) -> Dim:
             renaming[outer] = (v,)
             out.append(v)
             left.insert(0, inner)
-        elif (v.size / u.size).is_whole:
+        elif (v.size / u.size).is_whole and (v.size.static is not None or u.size.static is None):
+            # (A known size that meets an unknown one may be broadcast against a 1, and cuts nothing.)
             outer, inner = _cut(v, u.size, renaming)
             renaming[u] = (outer,)
             out.append(outer)

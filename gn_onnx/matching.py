@@ -234,7 +234,7 @@ def _check_along_channels(dims: Dims, what: str, poly: Poly, axis: int) -> None:
         atoms = set(coefficient.varying().atoms).union(*(f.atoms for f in tensors))
         elsewhere = sorted({axis_of.get(atom, -1) for atom in atoms} - {axis})
         laid_out = {axis_of.get(atom, -1) for atom in coefficient.atoms} - {axis, 0}
-        if not elsewhere and laid_out and what == "scale":
+        if not elsewhere and laid_out and what == "scale" and not coefficient.varying().atoms:
             # All ones, but with a dimension of its own along another axis: somebody's LayerNorm.
             elsewhere = sorted(laid_out)
         if not elsewhere:

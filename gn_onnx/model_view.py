@@ -20,6 +20,9 @@ from gn_onnx.sizes import Size
 MAX_CONSTANT_ELEMENTS = 1 << 20
 """Larger constants are weights, never the scale of a normalisation, and are not read."""
 
+FIRST_IR_VERSION_WITH_DEFAULTS = 4
+"""Since this IR version an initializer that is an input too is a default, which the caller may replace."""
+
 STANDARD_DOMAINS = ("", "ai.onnx")
 _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _MAX_FOLD_DEPTH = 32
@@ -39,6 +42,8 @@ class ModelView:
         self.containers: list[ir.Graph] = []
         self._imports: dict[ir.Node, Mapping[str, int]] = {}
         self._constants: dict[ir.Value, np.ndarray | None] = {}
+        # Until IR version 3 every initializer had to be an input too, and was a constant all the same.
+        self._inputs_may_be_constant = model.ir_version < FIRST_IR_VERSION_WITH_DEFAULTS
         self._fixed: set[ir.Value] | None = None
         self._inferred: dict[str, Inferred] | None = None
         self._inferred_bodies: dict[ir.Function, dict[str, Inferred]] = {}
@@ -72,9 +77,8 @@ class ModelView:
                     self._fixed.update(node.outputs)
         return self._is_weight(value) or value in self._fixed
 
-    @staticmethod
-    def _is_weight(value: ir.Value) -> bool:
-        return value.is_initializer() and not value.is_graph_input()
+    def _is_weight(self, value: ir.Value) -> bool:
+        return value.is_initializer() and (self._inputs_may_be_constant or not value.is_graph_input())
 
     def constant(self, value: ir.Value) -> np.ndarray | None:
         """The array of a value that is the same in every run, or None.
@@ -87,7 +91,7 @@ class ModelView:
         return self._constants[value]
 
     def _constant(self, value: ir.Value) -> np.ndarray | None:
-        if value.is_graph_input():
+        if value.is_graph_input() and not self._inputs_may_be_constant:
             return None
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.size > MAX_CONSTANT_ELEMENTS:

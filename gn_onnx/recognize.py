@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from gn_onnx.algebra import THE_X, NotExpressible, Root, Tensor
+from gn_onnx.algebra import THE_X, Moment, NotExpressible, Root, Tensor
 from gn_onnx.evaluation import Evaluation, Fact, same_values
 from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
 from gn_onnx.layout import Bind, LayoutError, Refine, dim_size
@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 _MAX_NODES = 400
 """Nodes followed from one candidate: several times the longest spelling known."""
 _MAX_RESTARTS = 16
+_MAX_STEPS_BACK = 8
 _ALREADY_ONE_NODE = {"InstanceNormalization", "LayerNormalization"}
+_SHAPES_A_DIVISOR = {"Pow", "Exp", "Log", "Max", "Clip", "Abs"}
 _NATIVE = {"GroupNormalization", "GroupNorm"}
 
 
@@ -251,7 +253,8 @@ class _Walk:
         """A value that another activation was added to or multiplied with leads to no GroupNorm of x."""
         whole = self.evaluation.algebra.x_atoms
         for monomial in fact.poly:
-            if any(isinstance(f, Tensor) and whole and whole <= set(f.atoms) for f, _ in monomial):
+            tensors = [f for f, _ in monomial if isinstance(f, Tensor) and len({a.axis for a in f.atoms}) > 1]
+            if any(whole and whole <= set(f.atoms) for f in tensors):
                 raise NotExpressible("combined with another tensor of the input's size")
 
     def _dtype(self, node: ir.Node, value: ir.Value) -> ir.DataType | None:
@@ -427,7 +430,11 @@ class _Walk:
         if normalised:
             value = (own or normalised)[0]
             reached = evaluation.algebra.show(evaluation.facts[value].poly)
-            rejection = _rejection(_producer(value), str(self.mismatches[value]), reached)
+            broken = self._first_broken(evaluation.facts[value])
+            if broken is None:
+                rejection = _rejection(_producer(value), str(self.mismatches[value]), reached)
+            else:
+                rejection = _rejection(_producer(broken), evaluation.broken[broken], reached)
             return [_Refusal(_IN_OWN_LAYOUT if own else _NORMALISED, rejection, nodes)]
         for value in self.mismatches:
             if self._normalises_another(evaluation.facts[value]):
@@ -435,11 +442,42 @@ class _Walk:
                 rejection = _rejection(_producer(value), reason, evaluation.algebra.show(evaluation.facts[value].poly))
                 return [_Refusal(_ROOT_TAKEN, rejection, nodes)]
         for node, reason in self.broken:
+            if node.op_type in _SHAPES_A_DIVISOR and any(
+                self._is_variance(evaluation.facts.get(v)) for v in node.inputs if v is not None
+            ):
+                return [_Refusal(_ROOT_TAKEN, _rejection(node, reason), nodes)]
+        for node, reason in self.broken:
             facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
             rooted = [f for f in facts if any(isinstance(factor, Root) for m in f.poly for factor, _ in m)]
             if rooted:
                 return [_Refusal(_ROOT_TAKEN, _rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
         return []
+
+    def _first_broken(self, fact: Fact) -> ir.Value | None:
+        """The first value on the way from x to a tensor in the expression that an operation made unreadable."""
+        polys, seen = [fact.poly], set()
+        for poly in polys:
+            for factor in (f for m in poly for f, _ in m):
+                if isinstance(factor, Root) and factor not in seen:
+                    seen.add(factor)
+                    polys.append(self.evaluation.algebra.roots[factor.index])
+                if isinstance(factor, Tensor) and isinstance(factor.key, ir.Value):
+                    broken = self._broken_before(factor.key)
+                    if broken is not None:
+                        return broken
+        return None
+
+    def _broken_before(self, value: ir.Value) -> ir.Value | None:
+        first, frontier = None, [value]
+        for _ in range(_MAX_STEPS_BACK):
+            first = next((v for v in frontier if v in self.evaluation.broken), first)
+            nodes = [node for v in frontier if (node := v.producer()) is not None]
+            frontier = [v for node in nodes for v in node.inputs if v is not None and v not in self.evaluation.facts]
+        return first
+
+    @staticmethod
+    def _is_variance(fact: Fact | None) -> bool:
+        return fact is not None and any(isinstance(f, Moment) and f.power == 2 for m in fact.poly for f, _ in m)
 
     @staticmethod
     def _normalises_another(fact: Fact) -> bool:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from gn_onnx.building import Builder, Constants, Namer
 from gn_onnx.functions import can_mix_dtypes, function_body
 from gn_onnx.group_norm import ACTIVATIONS, DOMAIN, DOMAIN_VERSION, OP_TYPE, GroupNorm, PerChannel, op_type
-from gn_onnx.model_view import subgraphs
+from gn_onnx.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, subgraphs
 from gn_onnx.opsets import onnx_opset
 
 MIN_IR_VERSION = 8
@@ -35,6 +35,11 @@ def rewrite(model: ir.Model, group_norms: Sequence[GroupNorm], target: str = "pl
     """
     if not group_norms:
         return
+    if model.ir_version < FIRST_IR_VERSION_WITH_DEFAULTS:
+        # Initializers were inputs too, and constants: in a newer version they would be defaults that one may replace.
+        for value in [value for value in model.graph.inputs if value.is_initializer()]:
+            model.graph.inputs.remove(value)
+        model.ir_version = FIRST_IR_VERSION_WITH_DEFAULTS
     called = _called_functions(model)
     opset = onnx_opset(model)
     constants = Constants(Namer(model))

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from gn_onnx.algebra import THE_X, Moment, NotExpressible, Poly, constant, of_factor, of_size
 from gn_onnx.evaluation import FLOATS, Evaluation, Fact
+from gn_onnx.integers import is_rounded
 from gn_onnx.layout import free_dim
 from gn_onnx.sizes import Size
 from gn_onnx.transfer.common import (
@@ -72,11 +73,16 @@ def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         raise NotExpressible(f"a cast to {to.name}")
     value = node.inputs[0]
     x_type = evaluation.view.dtype(evaluation.root)
-    if value in evaluation.facts and x_type is not None and to.itemsize < x_type.itemsize:
+    if value is not None and value in evaluation.facts and x_type is not None and to.itemsize < x_type.itemsize:
         raise NotExpressible(f"x is rounded to {to.name} on the way")
     if value is not None and value not in evaluation.facts:
         sizes = evaluation.integers(value)
-        if sizes is not None and sizes.size == 1 and isinstance(sizes.ravel()[0], Size):
+        if (
+            sizes is not None
+            and sizes.size == 1
+            and isinstance(sizes.ravel()[0], Size)
+            and not is_rounded(evaluation, value)
+        ):
             size: Size = sizes.ravel()[0]
             return Fact({} if size.is_zero else of_size(size), ((),) * sizes.ndim)
     return operand(evaluation, node, 0, depth)

@@ -16,7 +16,8 @@ from gn_onnx.transfer.common import TransferFunction, axes, int_attribute, ints_
 def mean_over(evaluation: Evaluation, fact: Fact, reduced: Sequence[int], *, keepdims: bool = True) -> Fact:
     """E over whole dimensions of the layout."""
     over = frozenset(atom for axis in reduced for atom in fact.dims[axis])
-    poly = evaluation.algebra.mean(fact.poly, over)
+    marks = frozenset(atom for dim in fact.dims for atom in dim if atom.at is not None)
+    poly = evaluation.algebra.mean(fact.poly, over, marks)
     dims = tuple(() if i in reduced else dim for i, dim in enumerate(fact.dims) if keepdims or i not in reduced)
     return Fact(poly, dims)
 

@@ -19,7 +19,7 @@ from gn_onnx.transfer.common import TransferFunction, int_attribute, ints_attrib
 from gn_onnx.transfer.moving import reshaped
 
 
-def _part(fact: Fact, axis: int, count: int, position: int) -> Fact:
+def _part(evaluation: Evaluation, fact: Fact, axis: int, count: int, position: int) -> Fact:
     """One of `count` equal slices of an axis. Raises Refine where the axis is not cut that way yet."""
     sizes = [dim_size(dim) for dim in fact.dims]
     cut = reshaped(fact, [*sizes[:axis], Size.of(count), sizes[axis] / Size.of(count), *sizes[axis + 1 :]])
@@ -35,8 +35,9 @@ def _part(fact: Fact, axis: int, count: int, position: int) -> Fact:
             array = array.take(position, axis=atoms.index(outer))
             atoms = tuple(atom for atom in atoms if atom != outer)
         poly[monomial] = Coefficient(array, atoms)
-    dim = (outer.mark(position), *cut.dims[axis + 1])
-    return Fact(poly, (*cut.dims[:axis], dim, *cut.dims[axis + 2 :]))
+    mark = outer.mark(position)
+    dim = (mark, *cut.dims[axis + 1])
+    return Fact(evaluation.algebra.marked(poly, frozenset({mark})), (*cut.dims[:axis], dim, *cut.dims[axis + 2 :]))
 
 
 def _split(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, Fact]:
@@ -49,7 +50,7 @@ def _split(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, 
         sizes = None if array is None else [size.static or 0 for size in array.ravel()]
     if count < 2 or (sizes is not None and len(set(sizes)) != 1):
         raise NotExpressible("a Split into parts of different sizes")
-    return {value: _part(fact, axis, count, i) for i, value in enumerate(node.outputs)}
+    return {value: _part(evaluation, fact, axis, count, i) for i, value in enumerate(node.outputs)}
 
 
 def _slice(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -66,7 +67,7 @@ def _slice(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
             continue
         if length <= 0 or size % length or first % length:
             raise NotExpressible("a Slice that is not one of several equal parts")
-        fact = _part(fact, axis, size // length, first // length)
+        fact = _part(evaluation, fact, axis, size // length, first // length)
     return fact
 
 
