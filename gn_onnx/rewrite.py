@@ -109,6 +109,8 @@ def _replace(
             if user.op_type == "Shape" and group_norm.x_shape is None:
                 user.replace_input_with(index, group_norm.x)
     remove_dead(last)
+    if output.producer() is None or last.graph is None:
+        output.name = new.name  # it is in no graph any more; records of it keep the name that people know
     return new
 
 

@@ -25,7 +25,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         description="Time MODELs before and after fusing, or with --kernels GroupNorms in the shapes of real networks.",
     )
     parser.add_argument("models", metavar="MODEL", type=pathlib.Path, nargs="*")
-    parser.add_argument("--kernels", action="store_true", help="single GroupNorms instead of models")
+    parser.add_argument("--kernels", action="store_true", help="single GroupNorms; on cuda the raw kernels, checked too")
     parser.add_argument("--only", metavar="TEXT", default="", help="with --kernels: cases whose label contains TEXT")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--runs", type=int, default=50, help="timed runs of each variant (default 50)")
@@ -38,9 +38,11 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Exit status 1 where a variant computes something else than the original: its speed means nothing."""
-    from gn_onnx import bench, ort_runner
+    from gn_onnx import bench, bench_cuda, ort_runner
     from gn_onnx.errors import GnOnnxError
 
+    if arguments.provider == "cuda" and not arguments.models:
+        return bench_cuda.main([])
     if arguments.kernels == bool(arguments.models):
         raise GnOnnxError("give models, or --kernels")
     if arguments.runs < 1:
