@@ -24,7 +24,6 @@ from gn_onnx.algebra import (
 from gn_onnx.layout import Atom
 from gn_onnx.sizes import Size
 
-
 steady = settings(deadline=None)
 """The first example pays for imports; a busy machine is no failure."""
 
