@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from forms_reader import FORMS, Form
+from forms_table import README, with_tables
 from helpers import KINDS, attributes, difference, evaluator, group_norm_nodes, run_ort
 from soundness import tolerance
 
@@ -70,3 +71,8 @@ def test_runs_in_onnx_runtime_without_the_library(form: Form) -> None:
         size = np.max(np.abs(want))
         was, now = (np.max(np.abs(run[name].astype(np.float64) - want)) / size for run in (before, after))
         assert now <= 1.5 * was + 16 * unit + 2.0**-24 * form.epsilon  # epsilon is a float32 attribute, in float64 too
+
+
+def test_the_tables_of_the_readme_are_current() -> None:
+    readme = README.read_text()
+    assert readme == with_tables(readme), "run: python tests/forms_table.py"
