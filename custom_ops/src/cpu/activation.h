@@ -1,58 +1,82 @@
 // Epilogues on vectors. NaN stays NaN in each of them.
 #pragma once
 
-#include <cmath>
-
 #include "cpu/vector.h"
 #include "gn/group_norm.h"
 
 namespace gn::GN_ISA {
 
-// exp(x) for x <= 88: 2^n * exp(r), |r| <= ln(2)/2, with a polynomial of degree 6 (within 2 units in the last place).
-inline Vector<float> exp_bounded(Vector<float> x) {
-  constexpr float kLog2E = 1.44269504F;
-  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  const Vector<float> shifted = x * kLog2E + kRound;
-  const Vector<float> n = shifted - kRound;
-  const Vector<float> r = (x - n * 0.693359375F) - n * -2.12194440e-4F;  // ln(2) in two parts
-  Vector<float> p = r * 1.9875691500e-4F + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  p = p * (r * r) + r + 1.0F;
-  const BitsVector<float> exponent = reinterpret_cast<BitsVector<float>>(shifted) << 23;
-  return reinterpret_cast<Vector<float>>(reinterpret_cast<BitsVector<float>>(p) + exponent);
+// What exp of one type needs: ln(2) in two parts, how far its argument may go, and 1/k! for k = 2, 3, ...
+template <typename W>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float kLog2E = 1.44269504F;
+  static constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  static constexpr float kLn2High = 0.693359375F;
+  static constexpr float kLn2Low = -2.12194440e-4F;
+  static constexpr float kLimit = 87.0F;
+  static constexpr int kMantissa = 23;
+  // Minimax on |r| <= ln(2)/2, 2 units in the last place.
+  static constexpr float kSeries[] = {5.0000001201e-1F, 1.6666665459e-1F, 4.1665795894e-2F,
+                                      8.3334519073e-3F, 1.3981999507e-3F, 1.9875691500e-4F};
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double kLog2E = 1.4426950408889634;
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kLn2High = 6.93147180369123816490e-01;
+  static constexpr double kLn2Low = 1.90821492927058770002e-10;
+  static constexpr double kLimit = 708.0;
+  static constexpr int kMantissa = 52;
+  // The Taylor series: its next term is below 2^-58 of the sum.
+  static constexpr double kSeries[] = {1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,
+                                       1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                                       1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+};
+
+// exp(x) for |x| <= kLimit: 2^n * exp(r), |r| <= ln(2)/2.
+template <typename W>
+inline Vector<W> exp_bounded(Vector<W> x) {
+  using K = ExpConstants<W>;
+  const Vector<W> shifted = x * K::kLog2E + K::kRound;
+  const Vector<W> n = shifted - K::kRound;
+  const Vector<W> r = (x - n * K::kLn2High) - n * K::kLn2Low;
+  constexpr int kTerms = sizeof(K::kSeries) / sizeof(W);
+  Vector<W> p = broadcast(K::kSeries[kTerms - 1]);
+  for (int k = kTerms - 2; k >= 0; --k) p = p * r + K::kSeries[k];
+  p = p * (r * r) + r + W{1};
+  return reinterpret_cast<Vector<W>>(reinterpret_cast<BitsVector<W>>(p) +
+                                     (reinterpret_cast<BitsVector<W>>(shifted) << K::kMantissa));
 }
 
-inline Vector<float> silu(Vector<float> v) {
-  // Beyond 87 in magnitude the sigmoid is 0 or 1 to the last bit of any float result that is not subnormal.
-  const Vector<float> low = broadcast(-87.0F);
-  const Vector<float> high = broadcast(87.0F);
-  Vector<float> z = -v;
-  z = select<float>(z < low, low, z);
-  z = select<float>(z > high, high, z);
-  return v / (exp_bounded(z) + 1.0F);
-}
-
-inline Vector<double> silu(Vector<double> v) {
-  for (int i = 0; i < kWidth<double>; ++i) v[i] = v[i] / (1.0 + std::exp(-v[i]));
-  return v;
+// Beyond the limit the sigmoid is 0 or 1 to the last bit of any result that is not subnormal.
+template <typename W>
+inline Vector<W> silu(Vector<W> v) {
+  const Vector<W> limit = broadcast(ExpConstants<W>::kLimit);
+  Vector<W> z = -v;
+  z = z < -limit ? -limit : z;
+  z = z > limit ? limit : z;
+  return v / (exp_bounded<W>(z) + W{1});
 }
 
 template <Activation kActivation, typename W>
 inline Vector<W> activate(Vector<W> v, W alpha) {
+  const Vector<W> zero = {};
   if constexpr (kActivation == Activation::kRelu) {
-    return select<W>(v < W{0}, Vector<W>{}, v);
+    return v < zero ? zero : v;
   } else if constexpr (kActivation == Activation::kSilu) {
-    return silu(v);
+    return silu<W>(v);
   } else if constexpr (kActivation == Activation::kHardSwish) {
+    const Vector<W> one = broadcast(W{1});
     Vector<W> gate = v * (W{1} / W{6}) + W{0.5};
-    gate = select<W>(gate < W{0}, Vector<W>{}, gate);
-    gate = select<W>(gate > W{1}, broadcast(W{1}), gate);
+    gate = gate < zero ? zero : gate;
+    gate = gate > one ? one : gate;
     return v * gate;
   } else if constexpr (kActivation == Activation::kLeakyRelu) {
-    return select<W>(v < W{0}, v * alpha, v);
+    return v < zero ? v * alpha : v;
   } else {
     return v;
   }

@@ -1,161 +1,138 @@
 // x is [N, C, *spatial]: the D * S elements of a group are contiguous, its D channels rows of S elements.
 //
-// Work is cut in chunks of kChunkElements, whatever the number of threads. A group that stays in the cache is done by
-// one task: statistics of its chunks in order, then the output. Otherwise one round of tasks takes the statistics of
-// all chunks, and a second combines them in order and writes the output. Both do the same arithmetic in the same order.
+// The statistics of a group are those of its chunks of kChunkElements, combined in order. A group that a cache holds is
+// done by one task: statistics, then the output. Where there are too few groups for that, or one is too large, tasks
+// are single chunks, for a window of groups at a time that stays in the last-level cache between the two looks at it.
+// Both do the same arithmetic in the same order.
 #pragma once
 
-#include "cpu/activation.h"
+#include "cpu/kernels.h"
 #include "cpu/moments.h"
-#include "gn/group_norm_cpu.h"
+#include "cpu/rows.h"
+#include "cpu/tasks.h"
 
 namespace gn::GN_ISA {
 
-inline constexpr std::int64_t kCachedGroupBytes =
-    512 * 1024;                                        // a group up to this size is still in L2 when it is written
-inline constexpr std::int64_t kTaskBytes = 32 * 1024;  // small groups are handed out several at a time
+// How the work is cut; a function of the problem and the machine.
+struct ChannelsFirstPlan {
+  explicit ChannelsFirstPlan(const GroupNormProblem& problem)
+      : size(problem.channels / problem.num_groups * problem.spatial),
+        groups(problem.batch * problem.num_groups),
+        chunks((size + kChunkElements - 1) / kChunkElements) {
+    constexpr std::int64_t kGroupOfOneTask = std::int64_t{1} << 20;  // elements; 4 MB of float
+    constexpr std::int64_t kWindow = std::int64_t{1} << 21;
+    if (chunks == 1 || (size <= kGroupOfOneTask && groups >= hardware_threads())) return;
+    window = std::clamp<std::int64_t>(kWindow / size, 1, groups);
+  }
+  std::size_t workspace_bytes() const {
+    return static_cast<std::size_t>(window) * (static_cast<std::size_t>(chunks) * sizeof(Moments) + sizeof(Normaliser));
+  }
 
-template <typename T, Activation kActivation>
+  std::int64_t size;        // elements in a group
+  std::int64_t groups;      // in the whole batch
+  std::int64_t chunks;      // in a group
+  std::int64_t window = 0;  // groups whose chunks are handed out together; 0 when a task does a whole group
+};
+
+template <typename T>
 class ChannelsFirst {
  public:
   using W = Wide<T>;
 
-  ChannelsFirst(const GroupNormProblem& problem, const GroupNormBuffers& buffers, Moments* chunk_results)
+  ChannelsFirst(const GroupNormProblem& problem, const GroupNormBuffers& buffers)
       : problem_(problem),
+        plan_(problem),
         x_(static_cast<const T*>(buffers.x)),
         scale_(static_cast<const T*>(buffers.scale)),
         bias_(static_cast<const T*>(buffers.bias)),
-        y_(static_cast<T*>(buffers.y)),
-        chunk_results_(chunk_results),
-        depth_(problem.channels / problem.num_groups),
-        size_(depth_ * problem.spatial),
-        groups_(problem.batch * problem.num_groups),
-        chunks_((size_ + kChunkElements - 1) / kChunkElements),
-        alpha_(static_cast<W>(problem.alpha)) {}
+        y_(static_cast<T*>(buffers.y)) {}
 
-  void run(const Parallel& parallel) {
-    const bool cached = size_ * static_cast<std::int64_t>(sizeof(T)) <= kCachedGroupBytes;
-    if (chunks_ == 1 || (cached && groups_ >= kEnoughGroups)) {
-      per_task_ = std::max<std::int64_t>(1, kTaskBytes / (size_ * static_cast<std::int64_t>(sizeof(T))));
-      dispatch(parallel, (groups_ + per_task_ - 1) / per_task_, &ChannelsFirst::whole_groups);
+  void run(void* workspace, const Parallel& parallel, const RowWriter<T>& writer) const {
+    if (plan_.window == 0) {
+      for_each(parallel, plan_.groups, plan_.size, [&](std::int64_t group) {
+        Moments total;
+        for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
+        write(writer, group, normaliser(total, problem_.epsilon), 0, plan_.size);
+      });
       return;
     }
-    dispatch(parallel, groups_ * chunks_, &ChannelsFirst::one_chunk_moments);
-    dispatch(parallel, groups_ * chunks_, &ChannelsFirst::one_chunk_output);
+    auto* moments = static_cast<Moments*>(workspace);
+    auto* normalisers = reinterpret_cast<Normaliser*>(moments + plan_.window * plan_.chunks);
+    for (std::int64_t first = 0; first < plan_.groups; first += plan_.window) {
+      run_window(first, std::min(plan_.window, plan_.groups - first), moments, normalisers, parallel, writer);
+    }
   }
 
  private:
-  static constexpr std::int64_t kEnoughGroups = 8;  // fewer leave threads idle, so their chunks are shared out instead
-
-  void dispatch(const Parallel& parallel, std::int64_t count, void (ChannelsFirst::*body)(std::int64_t)) {
-    struct State {
-      ChannelsFirst* self;
-      void (ChannelsFirst::*body)(std::int64_t);
-    } state{this, body};
-    parallel.run(
-        parallel.pool, static_cast<std::size_t>(count),
-        [](void* opaque, std::size_t index) {
-          auto* s = static_cast<State*>(opaque);
-          (s->self->*(s->body))(static_cast<std::int64_t>(index));
-        },
-        &state);
+  void run_window(std::int64_t first, std::int64_t groups, Moments* moments, Normaliser* normalisers,
+                  const Parallel& parallel, const RowWriter<T>& writer) const {
+    const std::int64_t chunks = plan_.chunks;
+    for_each(parallel, groups * chunks, kChunkElements,
+             [&](std::int64_t i) { moments[i] = moments_of_chunk(first + i / chunks, i % chunks); });
+    for_each(parallel, groups, chunks * kCombineElements, [&](std::int64_t group) {
+      Moments total;
+      for (std::int64_t c = 0; c < chunks; ++c) total = combine(total, moments[group * chunks + c]);
+      normalisers[group] = normaliser(total, problem_.epsilon);
+    });
+    // From the last chunk to the first: the cache still holds the end of what was read.
+    for_each(parallel, groups * chunks, kChunkElements, [&](std::int64_t i) {
+      const std::int64_t group = groups - 1 - i / chunks;
+      const std::int64_t chunk = chunks - 1 - i % chunks;
+      write(writer, first + group, normalisers[group], chunk_begin(chunk), chunk_end(chunk));
+    });
   }
 
   std::int64_t chunk_begin(std::int64_t chunk) const { return chunk * kChunkElements; }
-  std::int64_t chunk_end(std::int64_t chunk) const { return std::min(size_, (chunk + 1) * kChunkElements); }
+  std::int64_t chunk_end(std::int64_t chunk) const { return std::min(plan_.size, (chunk + 1) * kChunkElements); }
 
   Moments moments_of_chunk(std::int64_t group, std::int64_t chunk) const {
-    return chunk_moments(x_ + group * size_ + chunk_begin(chunk), chunk_end(chunk) - chunk_begin(chunk));
-  }
-
-  void whole_groups(std::int64_t task) {
-    const std::int64_t end = std::min(groups_, (task + 1) * per_task_);
-    for (std::int64_t group = task * per_task_; group < end; ++group) {
-      Moments total;
-      for (std::int64_t chunk = 0; chunk < chunks_; ++chunk) total = combine(total, moments_of_chunk(group, chunk));
-      write(group, normaliser(total, problem_.epsilon), 0, size_);
-    }
-  }
-
-  void one_chunk_moments(std::int64_t index) {
-    chunk_results_[index] = moments_of_chunk(index / chunks_, index % chunks_);
-  }
-
-  // From the last chunk to the first: the cache still holds the end of what was read.
-  void one_chunk_output(std::int64_t index) {
-    const std::int64_t group = groups_ - 1 - index / chunks_;
-    const std::int64_t chunk = chunks_ - 1 - index % chunks_;
-    Moments total;
-    for (std::int64_t c = 0; c < chunks_; ++c) total = combine(total, chunk_results_[group * chunks_ + c]);
-    write(group, normaliser(total, problem_.epsilon), chunk_begin(chunk), chunk_end(chunk));
+    return contiguous_moments(x_ + group * plan_.size + chunk_begin(chunk), chunk_end(chunk) - chunk_begin(chunk));
   }
 
   // Elements [begin, end) of a group.
-  void write(std::int64_t group, const Normaliser& normal, std::int64_t begin, std::int64_t end) {
-    const std::int64_t first_channel = (group % problem_.num_groups) * depth_;
-    const T* x = x_ + group * size_;
-    T* y = y_ + group * size_;
-    const auto mean = static_cast<W>(normal.mean);
-    const double mean_rest = normal.mean - static_cast<double>(mean);
+  void write(const RowWriter<T>& writer, std::int64_t group, const Normaliser& normal, std::int64_t begin,
+             std::int64_t end) const {
+    const std::int64_t first_channel = group % problem_.num_groups * (problem_.channels / problem_.num_groups);
+    const T* x = x_ + group * plan_.size;
+    T* y = y_ + group * plan_.size;
     if (problem_.spatial == 1) {
-      write_channels(x, y, first_channel, mean, mean_rest, normal.rstd, begin, end);
-      return;
+      write_channels(writer, x, y, first_channel, normal, begin, end);
+    } else {
+      write_rows(writer, x, y, first_channel, normal, begin, end);
     }
-    while (begin < end) {
-      const std::int64_t channel = first_channel + begin / problem_.spatial;
-      const std::int64_t row_end = std::min(end, (begin / problem_.spatial + 1) * problem_.spatial);
-      const double a = static_cast<double>(load_one(scale_ + channel)) * normal.rstd;
-      const double b = static_cast<double>(load_one(bias_ + channel)) - mean_rest * a;
-      write_row(x + begin, y + begin, row_end - begin, mean, static_cast<W>(a), static_cast<W>(b));
-      begin = row_end;
-    }
+    if (writer.streams) end_of_stream();
   }
 
-  void write_row(const T* x, T* y, std::int64_t count, W mean, W a, W b) const {
-    std::int64_t i = 0;
-    for (; i + kWidth<W> <= count; i += kWidth<W>) {
-      store(y + i, activate<kActivation, W>((load(x + i) - mean) * a + b, alpha_));
-    }
-    if (i < count) {
-      const Vector<W> v = load_partial(x + i, count - i, mean);
-      store_partial(y + i, activate<kActivation, W>((v - mean) * a + b, alpha_), count - i);
+  void write_rows(const RowWriter<T>& writer, const T* x, T* y, std::int64_t channel, const Normaliser& normal,
+                  std::int64_t begin, std::int64_t end) const {
+    const SplitMean<W> mean(normal.mean);
+    channel += begin / problem_.spatial;
+    std::int64_t row_end = (begin / problem_.spatial + 1) * problem_.spatial;
+    for (; begin < end; ++channel, begin = row_end, row_end += problem_.spatial) {
+      const double a = static_cast<double>(to_wide(scale_[channel])) * normal.rstd;
+      const double b = static_cast<double>(to_wide(bias_[channel])) - mean.rest * a;
+      writer.row(x + begin, y + begin, std::min(end, row_end) - begin,
+                 {mean.rounded, static_cast<W>(a), static_cast<W>(b)}, writer.alpha);
     }
   }
 
   // Spatial size 1: every element has a channel of its own.
-  void write_channels(const T* x, T* y, std::int64_t first_channel, W mean, double mean_rest, double rstd,
-                      std::int64_t begin, std::int64_t end) const {
-    const auto factor = static_cast<W>(rstd);
-    const auto rest = static_cast<W>(mean_rest);
-    for (std::int64_t i = begin; i < end; i += kWidth<W>) {
-      const std::int64_t count = std::min<std::int64_t>(kWidth<W>, end - i);
-      const bool full = count == kWidth<W>;
-      const T* gamma = scale_ + first_channel + i;
-      const T* beta = bias_ + first_channel + i;
-      const Vector<W> v = full ? load(x + i) : load_partial(x + i, count, mean);
-      const Vector<W> a = (full ? load(gamma) : load_partial(gamma, count, W{0})) * factor;
-      const Vector<W> b = (full ? load(beta) : load_partial(beta, count, W{0})) - rest * a;
-      const Vector<W> out = activate<kActivation, W>((v - mean) * a + b, alpha_);
-      if (full) {
-        store(y + i, out);
-      } else {
-        store_partial(y + i, out, count);
-      }
+  void write_channels(const RowWriter<T>& writer, const T* x, T* y, std::int64_t first_channel,
+                      const Normaliser& normal, std::int64_t begin, std::int64_t end) const {
+    ChannelParameters<W> parameters;
+    for (; begin < end; begin += kParameterChannels) {
+      const std::int64_t count = std::min(kParameterChannels, end - begin);
+      parameters.set(0, count, normal, scale_ + first_channel + begin, bias_ + first_channel + begin);
+      writer.channels(x + begin, y + begin, 1, count, count, parameters, writer.alpha);
     }
   }
 
   const GroupNormProblem& problem_;
+  ChannelsFirstPlan plan_;
   const T* x_;
   const T* scale_;
   const T* bias_;
   T* y_;
-  Moments* chunk_results_;
-  std::int64_t depth_;   // channels in a group
-  std::int64_t size_;    // elements in a group
-  std::int64_t groups_;  // over the whole batch
-  std::int64_t chunks_;  // in a group
-  std::int64_t per_task_ = 1;
-  W alpha_;
 };
 
 }  // namespace gn::GN_ISA

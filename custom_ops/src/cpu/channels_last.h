@@ -1,183 +1,133 @@
 // x is [N, *spatial, C]: a group is D neighbouring channels of every row of C.
 //
-// A chunk is a fixed number of whole rows. Its statistics are taken column by column, a vector of channels at a time,
-// as sums of deviations from one shift for the chunk's group; the columns of a group are then added in order. One round
-// of tasks does this for all chunks, a second combines them in order and writes the output, channels vectorised.
+// A chunk is a fixed number of rows; its statistics are taken for a slab of groups at a time, as sums of deviations
+// from one shift per group, lane by lane for vectors of channels and then channel by channel in order. The chunks of a
+// group are combined in order. Tasks work on a window of samples at a time that stays in the last-level cache between
+// the two looks at it.
 #pragma once
 
-#include "cpu/activation.h"
+#include "cpu/column_sums.h"
+#include "cpu/kernels.h"
 #include "cpu/moments.h"
-#include "gn/group_norm_cpu.h"
+#include "cpu/rows.h"
+#include "cpu/tasks.h"
 
 namespace gn::GN_ISA {
 
-template <typename T, Activation kActivation>
+struct ChannelsLastPlan {
+  explicit ChannelsLastPlan(const GroupNormProblem& problem) : depth(problem.channels / problem.num_groups) {
+    // Adding up the lanes is small beside 64 rows, and the rest that is done once per group beside 512 elements.
+    const std::int64_t min_rows = std::max<std::int64_t>(64, 512 / depth);
+    constexpr std::int64_t kWindow = std::int64_t{1} << 21;  // elements
+    rows = std::min(problem.spatial, std::max(min_rows, 2 * kChunkElements / problem.channels));
+    chunks = (problem.spatial + rows - 1) / rows;
+    slab = std::clamp<std::int64_t>(kChunkElements / (rows * depth), 1, std::min(problem.num_groups, kSlabGroups));
+    slabs = (problem.num_groups + slab - 1) / slab;
+    window = std::clamp<std::int64_t>(kWindow / (problem.spatial * problem.channels), 1, problem.batch);
+    workspace_bytes = static_cast<std::size_t>(window * problem.num_groups) *
+                      (static_cast<std::size_t>(chunks) * sizeof(Moments) + sizeof(Normaliser));
+  }
+
+  std::int64_t depth;   // channels in a group
+  std::int64_t rows;    // in a chunk
+  std::int64_t chunks;  // in a sample
+  std::int64_t slab;    // groups whose statistics are taken together
+  std::int64_t slabs;   // in a sample
+  std::int64_t window;  // samples that are worked on together
+  std::size_t workspace_bytes;
+};
+
+template <typename T>
 class ChannelsLast {
  public:
   using W = Wide<T>;
 
-  static std::int64_t rows_per_chunk(const GroupNormProblem& problem) {
-    return std::max<std::int64_t>(kMinRows, kChunkElements / std::max<std::int64_t>(problem.channels, 1));
-  }
-
-  ChannelsLast(const GroupNormProblem& problem, const GroupNormBuffers& buffers, Moments* chunk_results)
+  ChannelsLast(const GroupNormProblem& problem, const GroupNormBuffers& buffers)
       : problem_(problem),
+        plan_(problem),
         x_(static_cast<const T*>(buffers.x)),
         scale_(static_cast<const T*>(buffers.scale)),
         bias_(static_cast<const T*>(buffers.bias)),
-        y_(static_cast<T*>(buffers.y)),
-        chunk_results_(chunk_results),
-        depth_(problem.channels / problem.num_groups),
-        rows_(rows_per_chunk(problem)),
-        chunks_((problem.spatial + rows_ - 1) / rows_),
-        alpha_(static_cast<W>(problem.alpha)) {}
+        y_(static_cast<T*>(buffers.y)) {}
 
-  void run(const Parallel& parallel) {
-    dispatch(parallel, &ChannelsLast::moments_of_chunk);
-    dispatch(parallel, &ChannelsLast::output_of_chunk);
+  void run(void* workspace, const Parallel& parallel, const RowWriter<T>& writer) const {
+    auto* moments = static_cast<Moments*>(workspace);
+    auto* normalisers = reinterpret_cast<Normaliser*>(moments + plan_.window * problem_.num_groups * plan_.chunks);
+    for (std::int64_t first = 0; first < problem_.batch; first += plan_.window) {
+      run_window(first, std::min(plan_.window, problem_.batch - first), moments, normalisers, parallel, writer);
+    }
   }
 
  private:
-  static constexpr std::int64_t kMinRows = 16;
-  static constexpr std::int64_t kRowRun = 32;  // rows per lane sum, then into double
-  static constexpr std::int64_t kBlock = 256;  // channels whose sums are held at a time
-
-  void dispatch(const Parallel& parallel, void (ChannelsLast::*body)(std::int64_t)) {
-    struct State {
-      ChannelsLast* self;
-      void (ChannelsLast::*body)(std::int64_t);
-    } state{this, body};
-    parallel.run(
-        parallel.pool, static_cast<std::size_t>(problem_.batch * chunks_),
-        [](void* opaque, std::size_t index) {
-          auto* s = static_cast<State*>(opaque);
-          (s->self->*(s->body))(static_cast<std::int64_t>(index));
-        },
-        &state);
+  // moments: [samples, G, chunks], normalisers: [samples, G].
+  void run_window(std::int64_t first, std::int64_t samples, Moments* moments, Normaliser* normalisers,
+                  const Parallel& parallel, const RowWriter<T>& writer) const {
+    const std::int64_t chunks = plan_.chunks;
+    const std::int64_t groups = problem_.num_groups;
+    for_each(parallel, samples * chunks * plan_.slabs, plan_.rows * plan_.slab * plan_.depth, [&](std::int64_t i) {
+      const std::int64_t slab = i % plan_.slabs;
+      const std::int64_t chunk = i / plan_.slabs % chunks;
+      const std::int64_t sample = i / plan_.slabs / chunks;
+      slab_moments(first + sample, chunk, slab, moments + sample * groups * chunks + chunk);
+    });
+    for_each(parallel, samples * groups, chunks * kCombineElements, [&](std::int64_t group) {
+      Moments total;
+      for (std::int64_t c = 0; c < chunks; ++c) total = combine(total, moments[group * chunks + c]);
+      normalisers[group] = normaliser(total, problem_.epsilon);
+    });
+    const std::int64_t rows = output_rows(samples);
+    const std::int64_t tasks = (problem_.spatial + rows - 1) / rows;
+    for_each(parallel, samples * tasks, rows * problem_.channels, [&](std::int64_t i) {
+      const std::int64_t sample = samples - 1 - i / tasks;  // the cache still holds the end of what was read
+      const std::int64_t begin = (tasks - 1 - i % tasks) * rows;
+      write(writer, first + sample, begin, std::min(problem_.spatial, begin + rows), normalisers + sample * groups);
+    });
   }
 
-  const T* row(std::int64_t sample, std::int64_t position) const {
-    return x_ + (sample * problem_.spatial + position) * problem_.channels;
+  // Rows that one task writes: many, since each begins with the parameters of all channels, but some for every thread.
+  std::int64_t output_rows(std::int64_t samples) const {
+    constexpr std::int64_t kMaxElements = 131072;
+    const std::int64_t share = samples * problem_.spatial * problem_.channels / (4 * hardware_threads());
+    return std::max<std::int64_t>(1, std::clamp(share, kTaskElements, kMaxElements) / problem_.channels);
   }
 
-  // Moments of every group over the rows of one chunk, to chunk_results_[(sample * chunks_ + chunk) * G + group].
-  void moments_of_chunk(std::int64_t index) {
-    const std::int64_t sample = index / chunks_;
-    const std::int64_t begin = index % chunks_ * rows_;
-    const std::int64_t end = std::min(problem_.spatial, begin + rows_);
-    for (std::int64_t group = 0; group < problem_.num_groups; ++group) {
-      chunk_results_[index * problem_.num_groups + group] = group_moments(sample, group * depth_, begin, end);
-    }
+  // Moments of the groups of one slab over the rows of one chunk; `moments` is [G, chunks] from this chunk on.
+  void slab_moments(std::int64_t sample, std::int64_t chunk, std::int64_t slab, Moments* moments) const {
+    const std::int64_t begin = chunk * plan_.rows;
+    const std::int64_t rows = std::min(problem_.spatial - begin, plan_.rows);
+    const std::int64_t group = slab * plan_.slab;
+    const std::int64_t groups = std::min(plan_.slab, problem_.num_groups - group);
+    const T* x = x_ + (sample * problem_.spatial + begin) * problem_.channels + group * plan_.depth;
+    const T* end = x_ + problem_.batch * problem_.spatial * problem_.channels;
+    Moments result[kSlabGroups];
+    ColumnSums<T>(x, end, rows, problem_.channels, plan_.depth, groups).moments(result);
+    for (std::int64_t g = 0; g < groups; ++g) moments[(group + g) * plan_.chunks] = result[g];
   }
 
-  Moments group_moments(std::int64_t sample, std::int64_t channel, std::int64_t begin, std::int64_t end) const {
-    Moments moments;
-    const W shift = sample_of_group(sample, channel, begin, end);
-    const double count = static_cast<double>(depth_) * static_cast<double>(end - begin);
-    if (!moments_of(group_deviations(sample, channel, begin, end, shift), static_cast<double>(shift), count,
-                    &moments)) {
-      const auto mean = static_cast<W>(moments.mean);
-      moments_of(group_deviations(sample, channel, begin, end, mean), static_cast<double>(mean), count, &moments);
-    }
-    return moments;
-  }
-
-  W sample_of_group(std::int64_t sample, std::int64_t channel, std::int64_t begin, std::int64_t end) const {
-    const std::int64_t elements = depth_ * (end - begin);
-    const std::int64_t taken = std::min(elements, kSample);
-    const std::int64_t stride = elements / taken;
-    double sum = 0.0;
-    for (std::int64_t i = 0; i < taken; ++i) {
-      const std::int64_t element = i * stride;
-      sum += static_cast<double>(load_one(row(sample, begin + element / depth_) + channel + element % depth_));
-    }
-    return static_cast<W>(sum / static_cast<double>(taken));
-  }
-
-  Deviations<W> group_deviations(std::int64_t sample, std::int64_t channel, std::int64_t begin, std::int64_t end,
-                                 W shift) const {
-    Deviations<W> out;
-    for (std::int64_t c = 0; c < depth_; c += kWidth<W>) {
-      const std::int64_t width = std::min<std::int64_t>(kWidth<W>, depth_ - c);
-      for (std::int64_t r = begin; r < end; r += kRowRun) {
-        const std::int64_t run_end = std::min(end, r + kRowRun);
-        Vector<W> sum = {};
-        Vector<W> squares = {};
-        for (std::int64_t i = r; i < run_end; ++i) {
-          const T* p = row(sample, i) + channel + c;
-          const Vector<W> d = (width == kWidth<W> ? load(p) : load_partial(p, width, shift)) - shift;
-          sum += d;
-          squares += d * d;
-        }
-        out.sum.add(lane_sum(widened(sum)));
-        out.squares.add(lane_sum(widened(squares)));
+  // Rows [begin, end) of a sample.
+  void write(const RowWriter<T>& writer, std::int64_t sample, std::int64_t begin, std::int64_t end,
+             const Normaliser* normalisers) const {
+    ChannelParameters<W> parameters;
+    const std::int64_t channels = problem_.channels;
+    const std::int64_t row = (sample * problem_.spatial + begin) * channels;
+    for (std::int64_t first = 0; first < channels; first += kParameterChannels) {
+      const std::int64_t width = std::min(kParameterChannels, channels - first);
+      for (std::int64_t c = first; c < first + width;) {
+        const std::int64_t group = c / plan_.depth;
+        const std::int64_t count = std::min((group + 1) * plan_.depth, first + width) - c;
+        parameters.set(c - first, count, normalisers[group], scale_ + c, bias_ + c);
+        c += count;
       }
-    }
-    return out;
-  }
-
-  void output_of_chunk(std::int64_t index) {
-    const std::int64_t sample = index / chunks_;
-    const std::int64_t begin = index % chunks_ * rows_;
-    const std::int64_t end = std::min(problem_.spatial, begin + rows_);
-    W mean[kBlock];
-    W a[kBlock];
-    W b[kBlock];
-    for (std::int64_t first = 0; first < problem_.channels; first += kBlock) {
-      const std::int64_t width = std::min(kBlock, problem_.channels - first);
-      parameters(sample, first, width, mean, a, b);
-      for (std::int64_t r = begin; r < end; ++r) {
-        const T* x = row(sample, r) + first;
-        write_row(x, y_ + (x - x_), width, mean, a, b);
-      }
-    }
-  }
-
-  // mean, a and b of `width` channels from `first` on.
-  void parameters(std::int64_t sample, std::int64_t first, std::int64_t width, W* mean, W* a, W* b) const {
-    std::int64_t group = -1;
-    Normaliser normal;
-    for (std::int64_t c = 0; c < width; ++c) {
-      const std::int64_t channel = first + c;
-      if (channel / depth_ != group) {
-        group = channel / depth_;
-        Moments total;
-        for (std::int64_t chunk = 0; chunk < chunks_; ++chunk) {
-          total = combine(total, chunk_results_[(sample * chunks_ + chunk) * problem_.num_groups + group]);
-        }
-        normal = normaliser(total, problem_.epsilon);
-      }
-      mean[c] = static_cast<W>(normal.mean);
-      const double factor = static_cast<double>(load_one(scale_ + channel)) * normal.rstd;
-      a[c] = static_cast<W>(factor);
-      const double rest = normal.mean - static_cast<double>(mean[c]);
-      b[c] = static_cast<W>(static_cast<double>(load_one(bias_ + channel)) - rest * factor);
-    }
-  }
-
-  void write_row(const T* x, T* y, std::int64_t count, const W* mean, const W* a, const W* b) const {
-    std::int64_t i = 0;
-    for (; i + kWidth<W> <= count; i += kWidth<W>) {
-      store(y + i, activate<kActivation, W>((load(x + i) - load(mean + i)) * load(a + i) + load(b + i), alpha_));
-    }
-    if (i < count) {
-      const std::int64_t left = count - i;
-      const Vector<W> v = load_partial(x + i, left, W{0}) - load_partial(mean + i, left, W{0});
-      const Vector<W> out = v * load_partial(a + i, left, W{0}) + load_partial(b + i, left, W{0});
-      store_partial(y + i, activate<kActivation, W>(out, alpha_), left);
+      writer.channels(x_ + row + first, y_ + row + first, end - begin, channels, width, parameters, writer.alpha);
     }
   }
 
   const GroupNormProblem& problem_;
+  ChannelsLastPlan plan_;
   const T* x_;
   const T* scale_;
   const T* bias_;
   T* y_;
-  Moments* chunk_results_;
-  std::int64_t depth_;   // channels in a group
-  std::int64_t rows_;    // in a chunk
-  std::int64_t chunks_;  // in a sample
-  W alpha_;
 };
 
 }  // namespace gn::GN_ISA

@@ -2,60 +2,76 @@
 
 #include "gn/group_norm_cpu.h"
 
+#include <algorithm>
+#include <thread>
+
 #include "cpu/kernels.h"
 
 namespace gn {
 namespace {
 
-using Run = void (*)(const GroupNormProblem&, const GroupNormBuffers&, void*, const Parallel&);
-
-struct Isa {
-  const char* name;
-  Run run;
-};
-
-Isa choose() {
+IsaList detect() {
+  IsaList list;
 #if defined(GN_X86_KERNELS)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
-    return {"avx512", avx512::run};
+    list.isas[list.count++] = {"avx512", avx512::run};
   }
-  // Every processor with AVX2 has F16C and FMA.
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {"avx2", avx2::run};
+  // Every processor with AVX2 has F16C.
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.isas[list.count++] = {"avx2", avx2::run};
 #endif
 #if defined(__aarch64__)
-  return {"neon", baseline::run};
+  list.isas[list.count++] = {"neon", baseline::run};
 #else
-  return {"baseline", baseline::run};
+  list.isas[list.count++] = {"baseline", baseline::run};
 #endif
+  return list;
 }
 
-const Isa& isa() {
-  static const Isa chosen = choose();
-  return chosen;
-}
-
-constexpr std::int64_t kInlineElements = 8192;  // below this, waking another thread takes longer than the work
+constexpr std::int64_t kInlineElements = 16384;  // below this, waking another thread takes longer than the work
 
 const Parallel kInline = {[](void*, std::size_t count, void (*body)(void*, std::size_t), void* state) {
                             for (std::size_t i = 0; i < count; ++i) body(state, i);
                           },
                           nullptr};
 
+// With one element per channel the layouts are the same, and a group is contiguous.
+GroupNormProblem simplified(const GroupNormProblem& problem) {
+  GroupNormProblem out = problem;
+  if (problem.spatial == 1) out.layout = Layout::kChannelsFirst;
+  return out;
+}
+
 }  // namespace
 
+const IsaList& supported_isas() {
+  static const IsaList list = detect();
+  return list;
+}
+
+std::int64_t hardware_threads() {
+  static const std::int64_t threads = std::max(1U, std::thread::hardware_concurrency());
+  return threads;
+}
+
 std::size_t group_norm_cpu_workspace_bytes(const GroupNormProblem& problem) {
-  return problem.batch * problem.channels * problem.spatial == 0 ? 0 : baseline::workspace_bytes(problem);
+  if (problem.batch * problem.channels * problem.spatial == 0) return 0;
+  return baseline::workspace_bytes(simplified(problem));
+}
+
+void run_kernels(const Isa& isa, const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace,
+                 const Parallel& parallel) {
+  isa.run(simplified(problem), buffers, workspace, parallel);
 }
 
 void group_norm_cpu(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace,
                     const Parallel& parallel) {
   const std::int64_t elements = problem.batch * problem.channels * problem.spatial;
   if (elements == 0) return;
-  isa().run(problem, buffers, workspace, elements <= kInlineElements ? kInline : parallel);
+  run_kernels(supported_isas().isas[0], problem, buffers, workspace, elements <= kInlineElements ? kInline : parallel);
 }
 
-const char* group_norm_cpu_isa() { return isa().name; }
+const char* group_norm_cpu_isa() { return supported_isas().isas[0].name; }
 
 }  // namespace gn

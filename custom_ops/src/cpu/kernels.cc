@@ -8,47 +8,51 @@
 namespace gn::GN_ISA {
 namespace {
 
-template <typename T, Activation kActivation>
-void run_layout(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace,
-                const Parallel& parallel) {
-  auto* chunk_results = static_cast<Moments*>(workspace);
-  if (problem.layout == Layout::kChannelsLast) {
-    ChannelsLast<T, kActivation>(problem, buffers, chunk_results).run(parallel);
-  } else {
-    ChannelsFirst<T, kActivation>(problem, buffers, chunk_results).run(parallel);
+// A result that no cache can hold is written past it: the lines need not be read first. Not in place, where they are
+// in the cache already.
+constexpr std::int64_t kStreamBytes = 32 << 20;
+
+template <typename T>
+bool streams(const GroupNormProblem& problem, const GroupNormBuffers& buffers) {
+  const std::int64_t bytes = problem.batch * problem.channels * problem.spatial * static_cast<std::int64_t>(sizeof(T));
+  return bytes >= kStreamBytes && buffers.x != buffers.y &&
+         reinterpret_cast<std::uintptr_t>(buffers.y) % sizeof(T) == 0;
+}
+
+template <typename T>
+RowWriter<T> writer_of(const GroupNormProblem& problem, bool stream) {
+  const auto alpha = static_cast<Wide<T>>(problem.alpha);
+  switch (problem.activation) {
+    case Activation::kNone:
+      break;
+    case Activation::kRelu:
+      return row_writer<T, Activation::kRelu>(alpha, stream);
+    case Activation::kSilu:
+      return row_writer<T, Activation::kSilu>(alpha, stream);
+    case Activation::kHardSwish:
+      return row_writer<T, Activation::kHardSwish>(alpha, stream);
+    case Activation::kLeakyRelu:
+      return row_writer<T, Activation::kLeakyRelu>(alpha, stream);
   }
+  return row_writer<T, Activation::kNone>(alpha, stream);
 }
 
 template <typename T>
 void run_type(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace,
               const Parallel& parallel) {
-  switch (problem.activation) {
-    case Activation::kNone:
-      return run_layout<T, Activation::kNone>(problem, buffers, workspace, parallel);
-    case Activation::kRelu:
-      return run_layout<T, Activation::kRelu>(problem, buffers, workspace, parallel);
-    case Activation::kSilu:
-      return run_layout<T, Activation::kSilu>(problem, buffers, workspace, parallel);
-    case Activation::kHardSwish:
-      return run_layout<T, Activation::kHardSwish>(problem, buffers, workspace, parallel);
-    case Activation::kLeakyRelu:
-      return run_layout<T, Activation::kLeakyRelu>(problem, buffers, workspace, parallel);
-  }
-}
-
-std::int64_t chunk_count(const GroupNormProblem& problem) {
+  const RowWriter<T> writer = writer_of<T>(problem, streams<T>(problem, buffers));
   if (problem.layout == Layout::kChannelsLast) {
-    const std::int64_t rows = ChannelsLast<float, Activation::kNone>::rows_per_chunk(problem);
-    return problem.batch * problem.num_groups * ((problem.spatial + rows - 1) / rows);
+    ChannelsLast<T>(problem, buffers).run(workspace, parallel, writer);
+  } else {
+    ChannelsFirst<T>(problem, buffers).run(workspace, parallel, writer);
   }
-  const std::int64_t size = problem.channels / problem.num_groups * problem.spatial;
-  return problem.batch * problem.num_groups * ((size + kChunkElements - 1) / kChunkElements);
 }
 
 }  // namespace
 
 std::size_t workspace_bytes(const GroupNormProblem& problem) {
-  return static_cast<std::size_t>(chunk_count(problem)) * sizeof(Moments);
+  if (problem.layout == Layout::kChannelsLast) return ChannelsLastPlan(problem).workspace_bytes;
+  return ChannelsFirstPlan(problem).workspace_bytes();
 }
 
 void run(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace, const Parallel& parallel) {

@@ -1,9 +1,10 @@
-// Mean and sum of squared deviations of a chunk, and how chunks are combined.
+// Mean and sum of squared deviations, and how those of parts are combined.
 //
-// A chunk is read once: d = x - shift with a shift near the mean, taken from a sample of the chunk, and the sums of d
-// and d^2 (never of x^2). Where the sample was so unlucky that the mean is more than two standard deviations away from
-// the shift, the chunk is read again with the mean itself. Sums run over a fixed number of lanes in short runs that are
-// then added in double, so the order of accumulation is a function of the count alone.
+// A part is read once: d = x - shift with a shift near the mean, taken from a few vectors of the part, and the sums of
+// d and d^2 (never of x^2). Where the mean turns out to be more than two standard deviations away from the shift, the
+// part is read again with the mean itself as shift; below that, M2 = sum d^2 - (sum d)^2 / n loses at most a factor
+// of 5. Sums run over a fixed number of lanes in runs of at most kRun additions that are then added in double, so the
+// order of accumulation is a function of the count alone.
 #pragma once
 
 #include <algorithm>
@@ -14,10 +15,23 @@
 
 namespace gn::GN_ISA {
 
+// A number to more digits than a double has: a mean of 10^4 standard deviations costs no digit of x - mean.
+struct LongNumber {
+  double high = 0.0;
+  double low = 0.0;  // what high leaves
+};
+
+// The exact sum of two doubles (Knuth).
+inline LongNumber two_sum(double a, double b) {
+  const double sum = a + b;
+  const double part = sum - a;
+  return {sum, (a - (sum - part)) + (b - part)};
+}
+
 // Count, mean and M2 = sum of (x - mean)^2.
 struct Moments {
   double count = 0.0;
-  double mean = 0.0;
+  LongNumber mean;
   double m2 = 0.0;
 };
 
@@ -25,113 +39,161 @@ struct Moments {
 inline Moments combine(const Moments& a, const Moments& b) {
   if (a.count == 0.0) return b;
   const double count = a.count + b.count;
-  const double delta = b.mean - a.mean;
-  return {count, a.mean + delta * (b.count / count), a.m2 + b.m2 + delta * delta * (a.count * b.count / count)};
+  const double delta = (b.mean.high - a.mean.high) + (b.mean.low - a.mean.low);
+  return {count, two_sum(a.mean.high, a.mean.low + delta * (b.count / count)),
+          a.m2 + b.m2 + delta * delta * (a.count * b.count / count)};
 }
 
-// A sum in double that keeps what the additions round off (Neumaier): float sums gain nothing from it, double sums do.
+inline constexpr std::int64_t kChunkElements = 16384;  // 64 KB of float: any L2 holds it for the second look
+inline constexpr int kColumns = 4;  // vectors summed side by side, to hide the latency of an addition
+inline constexpr int kRun = 32;     // additions of floats in a row
+
+// A sum in double of what was computed in W. For double it keeps what the additions round off; sums of floats would
+// gain nothing.
 template <typename W>
 struct LongSum {
-  double value = 0.0;
-  double rest = 0.0;
+  LongNumber sum;
 
   void add(double term) {
     if constexpr (std::is_same_v<W, double>) {
-      const double total = value + term;
-      rest += std::abs(value) >= std::abs(term) ? (value - total) + term : (term - total) + value;
-      value = total;
+      const LongNumber next = two_sum(sum.high, term);
+      sum = {next.high, sum.low + next.low};
     } else {
-      value += term;
+      sum.high += term;
     }
   }
-  double total() const { return value + rest; }
+  double total() const { return sum.high + sum.low; }
 };
 
-inline constexpr std::int64_t kChunkElements = 16384;  // half of it is left in a 32 KB L1 for float16; all in any L2
-inline constexpr int kLanes = 32;
-inline constexpr std::int64_t kRun = 1024;  // elements per lane sum: 32 additions each, then into double
-inline constexpr std::int64_t kSample = 16;
-
+// Lane by lane sums of vectors, in double.
 template <typename W>
-struct Deviations {
-  LongSum<W> sum;
-  LongSum<W> squares;
+class LaneSums;
+
+template <>
+class LaneSums<float> {
+ public:
+  void add(Vector<float> v) {
+    typedef float Part __attribute__((vector_size(kVectorBytes / 2)));
+    Part parts[2];
+    std::memcpy(parts, &v, sizeof(v));
+    sums_[0] += __builtin_convertvector(parts[0], Vector<double>);
+    sums_[1] += __builtin_convertvector(parts[1], Vector<double>);
+  }
+  double lane(int i) const { return sums_[i / kWidth<double>][i % kWidth<double>]; }
+  double total() const { return sum_of_lanes<double>(sums_[0] + sums_[1]); }
+
+ private:
+  Vector<double> sums_[2] = {};
 };
 
-// Sums of d and d^2 over `count` elements.
+template <>
+class LaneSums<double> {
+ public:
+  void add(Vector<double> v) {
+    const Vector<double> sum = values_ + v;
+    const Vector<double> part = sum - values_;
+    rests_ += (values_ - (sum - part)) + (v - part);
+    values_ = sum;
+  }
+  double lane(int i) const { return values_[i] + rests_[i]; }
+  double total() const {
+    LongSum<double> sum;
+    for (int i = 0; i < kWidth<double>; ++i) {
+      sum.add(values_[i]);
+      sum.add(rests_[i]);
+    }
+    return sum.total();
+  }
+
+ private:
+  Vector<double> values_ = {};
+  Vector<double> rests_ = {};
+};
+
+// Sums of d = x - shift and of d^2.
+struct Deviations {
+  double sum = 0.0;
+  double squares = 0.0;
+};
+
 template <typename T>
-inline Deviations<Wide<T>> deviations(const T* x, std::int64_t count, Wide<T> shift) {
+inline Deviations deviations(const T* x, std::int64_t count, Wide<T> shift) {
   using W = Wide<T>;
-  constexpr int kVectors = kLanes / kWidth<W>;
-  static_assert(kVectors >= 1 && kVectors * kWidth<W> == kLanes);
-  Deviations<W> out;
-  const Vector<W> center = broadcast(shift);
-  for (std::int64_t begin = 0; begin < count; begin += kRun) {
-    const std::int64_t end = std::min(count, begin + kRun);
-    Vector<W> sum[kVectors] = {};
-    Vector<W> squares[kVectors] = {};
-    std::int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int v = 0; v < kVectors; ++v) {
-        const Vector<W> d = load(x + i + v * kWidth<W>) - center;
+  constexpr std::int64_t kStep = kColumns * kWidth<W>;
+  LaneSums<W> sums;
+  LaneSums<W> squares;
+  std::int64_t i = 0;
+  while (i + kStep <= count) {
+    const std::int64_t run_end = std::min(count, i + kRun * kStep);
+    Vector<W> sum[kColumns] = {};
+    Vector<W> square[kColumns] = {};
+    for (; i + kStep <= run_end; i += kStep) {
+      for (int v = 0; v < kColumns; ++v) {
+        const Vector<W> d = load(x + i + v * kWidth<W>) - shift;
         sum[v] += d;
-        squares[v] += d * d;
+        square[v] += d * d;
       }
     }
-    for (int v = 0; i < end; ++v, i += kWidth<W>) {
-      const std::int64_t left = std::min<std::int64_t>(kWidth<W>, end - i);
-      const Vector<W> d = (left == kWidth<W> ? load(x + i) : load_partial(x + i, left, shift)) - center;
-      sum[v] += d;
-      squares[v] += d * d;
-    }
-    Vector<double> run_sum = {};
-    Vector<double> run_squares = {};
-    for (int v = 0; v < kVectors; ++v) {
-      run_sum += widened(sum[v]);
-      run_squares += widened(squares[v]);
-    }
-    out.sum.add(lane_sum(run_sum));
-    out.squares.add(lane_sum(run_squares));
+    sums.add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    squares.add((square[0] + square[1]) + (square[2] + square[3]));
   }
-  return out;
+  Vector<W> sum = {};
+  Vector<W> square = {};
+  for (; i + kWidth<W> <= count; i += kWidth<W>) {
+    const Vector<W> d = load(x + i) - shift;
+    sum += d;
+    square += d * d;
+  }
+  if (i < count) {
+    const Vector<W> d = load_partial(x + i, count - i, shift) - shift;
+    sum += d;
+    square += d * d;
+  }
+  sums.add(sum);
+  squares.add(square);
+  return {sums.total(), squares.total()};
 }
 
-// Moments from sums of deviations from `shift`; true when the shift was near enough to the mean.
-template <typename W>
-inline bool moments_of(const Deviations<W>& d, double shift, double count, Moments* moments) {
-  const double sum = d.sum.total();
-  const double squares = d.squares.total();
-  const double offset = sum / count;
-  *moments = {count, shift + offset, std::max(squares - sum * offset, 0.0)};
-  if (std::isnan(squares)) moments->m2 = squares;
-  return !(sum * offset > 0.8 * squares);  // offset^2 <= 4 variances; NaN asks for no second look
+// Moments from sums of deviations from `shift`; true when the shift was near enough to the mean. A NaN or an infinity
+// asks for no second look: it is the result.
+inline bool moments_of(const Deviations& d, double shift, double count, Moments* moments) {
+  const double offset = d.sum / count;
+  const double m2 = d.squares - d.sum * offset;
+  *moments = {count, two_sum(shift, offset), m2 < 0.0 ? 0.0 : m2};
+  return !(d.sum * offset > 0.8 * d.squares && std::isfinite(d.squares));  // offset^2 <= 4 variances
 }
 
-// A value near the mean: the mean of a few elements spread over the chunk.
+// A value near the mean: of a few vectors spread over x.
 template <typename T>
 inline Wide<T> sample_mean(const T* x, std::int64_t count) {
-  const std::int64_t taken = std::min(count, kSample);
-  const std::int64_t stride = count / taken;
-  double sum = 0.0;
-  for (std::int64_t i = 0; i < taken; ++i) sum += static_cast<double>(load_one(x + i * stride));
-  return static_cast<Wide<T>>(sum / static_cast<double>(taken));
+  using W = Wide<T>;
+  const bool spread = count >= 4 * kWidth<W>;
+  Vector<W> sample;
+  if (spread) {
+    const std::int64_t last = count - kWidth<W>;
+    sample = (load(x) + load(x + last / 3)) + (load(x + last * 2 / 3) + load(x + last));
+  } else {
+    sample = count < kWidth<W> ? load_partial(x, count, W{0}) : load(x);
+  }
+  return sum_of_lanes<W>(sample) / static_cast<W>(spread ? 4 * kWidth<W> : std::min<std::int64_t>(count, kWidth<W>));
 }
 
+// Moments of `count` elements in a row.
 template <typename T>
-inline Moments chunk_moments(const T* x, std::int64_t count) {
+inline Moments contiguous_moments(const T* x, std::int64_t count) {
   Moments moments;
   const Wide<T> shift = sample_mean(x, count);
   const auto n = static_cast<double>(count);
   if (!moments_of(deviations(x, count, shift), static_cast<double>(shift), n, &moments)) {
-    const auto mean = static_cast<Wide<T>>(moments.mean);
+    const auto mean = static_cast<Wide<T>>(moments.mean.high);
     moments_of(deviations(x, count, mean), static_cast<double>(mean), n, &moments);
   }
   return moments;
 }
 
-// What the second pass needs of a group: (x - mean_high) * a + b, with b made of the rest of the mean.
+// What the output needs of a group: y = (x - mean) * rstd * scale + bias.
 struct Normaliser {
-  double mean = 0.0;
+  LongNumber mean;
   double rstd = 0.0;
 };
 

@@ -1,16 +1,19 @@
 // Vectors of the width that this translation unit is compiled for, and how elements of each type become one.
 //
 // The file is compiled once per instruction set inside a namespace of its own (GN_ISA), so nothing here has linkage
-// outside of it. GCC's vector extensions give the arithmetic; intrinsics are used only for float16, which has none.
+// outside of it. GCC's vector extensions give the arithmetic; intrinsics are used only for what they cannot say:
+// float16, masks, and stores past the cache.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "cpu/half.h"
 
 namespace gn::GN_ISA {
 
@@ -21,13 +24,6 @@ inline constexpr int kVectorBytes = 32;
 #else
 inline constexpr int kVectorBytes = 16;
 #endif
-
-struct Half {
-  std::uint16_t bits;
-};
-struct BFloat16 {
-  std::uint16_t bits;
-};
 
 // What a type is computed in: double for double, float for everything else.
 template <typename T>
@@ -46,16 +42,12 @@ template <typename W>
 using Vector = typename VectorOf<W>::Type;
 template <typename W>
 using BitsVector = typename VectorOf<W>::BitsType;
+typedef std::uint16_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
+typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
 
 template <typename W>
 inline Vector<W> broadcast(W value) {
   return Vector<W>{} + value;
-}
-
-template <typename W>
-inline Vector<W> select(BitsVector<W> mask, Vector<W> yes, Vector<W> no) {
-  return reinterpret_cast<Vector<W>>((mask & reinterpret_cast<BitsVector<W>>(yes)) |
-                                     (~mask & reinterpret_cast<BitsVector<W>>(no)));
 }
 
 template <typename To, typename From>
@@ -65,82 +57,167 @@ inline To load_bits(const From* from) {
   return to;
 }
 
-typedef std::uint16_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
-typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
-
-inline Vector<float> load(const float* p) { return load_bits<Vector<float>>(p); }
-inline Vector<double> load(const double* p) { return load_bits<Vector<double>>(p); }
-inline void store(float* p, Vector<float> v) { std::memcpy(p, &v, sizeof(v)); }
-inline void store(double* p, Vector<double> v) { std::memcpy(p, &v, sizeof(v)); }
-
-inline Vector<float> load(const BFloat16* p) {
-  return reinterpret_cast<Vector<float>>(__builtin_convertvector(load_bits<Narrow>(p), Words) << 16);
+// Lane by lane between 16 and 32 bits; GCC makes detours of its own conversions. to_narrow takes lanes below 2^16.
+inline Words to_words(Narrow bits) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, reinterpret_cast<__m256i>(bits)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(bits)));
+#else
+  return __builtin_convertvector(bits, Words);
+#endif
+}
+inline Narrow to_narrow(Words words) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Narrow>(_mm512_maskz_cvtepi32_epi16(0xFFFF, reinterpret_cast<__m512i>(words)));
+#elif defined(__AVX2__)
+  const __m256i pairs = _mm256_packus_epi32(reinterpret_cast<__m256i>(words), reinterpret_cast<__m256i>(words));
+  return reinterpret_cast<Narrow>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0xD8)));
+#else
+  return __builtin_convertvector(words, Narrow);
+#endif
 }
 
+// The sum of all lanes, pairwise.
+template <typename W, int kLanes>
+inline W sum_of_lanes(const W* lanes) {
+  if constexpr (kLanes == 1) {
+    return lanes[0];
+  } else {
+    typedef W Part __attribute__((vector_size(kLanes / 2 * sizeof(W))));
+    const Part sum = load_bits<Part>(lanes) + load_bits<Part>(lanes + kLanes / 2);
+    W half[kLanes / 2];
+    std::memcpy(half, &sum, sizeof(sum));
+    return sum_of_lanes<W, kLanes / 2>(half);
+  }
+}
+template <typename W>
+inline W sum_of_lanes(Vector<W> v) {
+  W lanes[kWidth<W>];
+  std::memcpy(lanes, &v, sizeof(v));
+  return sum_of_lanes<W, kWidth<W>>(lanes);
+}
+
+inline Vector<float> widen(Narrow bits, BFloat16) { return reinterpret_cast<Vector<float>>(to_words(bits) << 16); }
+
 // Rounds to nearest, ties to even; a NaN keeps its sign and becomes quiet.
-inline void store(BFloat16* p, Vector<float> v) {
+inline Narrow narrow(Vector<float> v, BFloat16) {
   const Words bits = reinterpret_cast<Words>(v);
-  const Words rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
-  const Words quiet = (bits >> 16) | 0x40U;
-  const Words is_nan = reinterpret_cast<Words>(v != v);
-  const Narrow narrow = __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), Narrow);
-  std::memcpy(p, &narrow, sizeof(narrow));
+  const Words rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
+  return to_narrow((v == v ? rounded : (bits | 0x400000U)) >> 16);
 }
 
 #if defined(__AVX512F__)
-// With a full zero mask: the forms without one start from an undefined value, of which GCC warns.
-inline Vector<float> load(const Half* p) {
-  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return reinterpret_cast<Vector<float>>(_mm512_maskz_cvtph_ps(0xFFFF, halves));
+// With a full mask: the forms without one start from an undefined value, of which GCC warns.
+inline Vector<float> widen(Narrow bits, Half) {
+  return reinterpret_cast<Vector<float>>(_mm512_maskz_cvtph_ps(0xFFFF, reinterpret_cast<__m256i>(bits)));
 }
-inline void store(Half* p, Vector<float> v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_maskz_cvtps_ph(0xFFFF, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+inline Narrow narrow(Vector<float> v, Half) {
+  return reinterpret_cast<Narrow>(
+      _mm512_maskz_cvtps_ph(0xFFFF, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__F16C__)
-inline Vector<float> load(const Half* p) {
-  return reinterpret_cast<Vector<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+inline Vector<float> widen(Narrow bits, Half) {
+  return reinterpret_cast<Vector<float>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(bits)));
 }
-inline void store(Half* p, Vector<float> v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+inline Narrow narrow(Vector<float> v, Half) {
+  return reinterpret_cast<Narrow>(
+      _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 #else
 // float16 by integer and float arithmetic: exact for subnormals too, since a power of two scales them.
-inline Vector<float> load(const Half* p) {
-  const Words half = __builtin_convertvector(load_bits<Narrow>(p), Words);
-  const Words sign = (half & 0x8000U) << 16;
+inline Vector<float> widen(Narrow bits, Half) {
+  const Words half = to_words(bits);
   const Words magnitude = (half & 0x7FFFU) << 13;
-  const Vector<float> scaled = reinterpret_cast<Vector<float>>(magnitude) * 0x1p112F;
-  const Words special = reinterpret_cast<Words>(magnitude >= (0x7C00U << 13));
-  const Words value = (special & (magnitude | 0x7F800000U)) | (~special & reinterpret_cast<Words>(scaled));
-  return reinterpret_cast<Vector<float>>(value | sign);
+  const Words finite = reinterpret_cast<Words>(reinterpret_cast<Vector<float>>(magnitude) * 0x1p112F);
+  const Words value = magnitude >= (0x7C00U << 13) ? (magnitude | 0x7F800000U) : finite;
+  return reinterpret_cast<Vector<float>>(value | ((half & 0x8000U) << 16));
 }
-
-inline std::uint16_t to_half(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const std::uint16_t sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000U);
-  bits &= 0x7FFFFFFFU;
-  if (bits > 0x7F800000U) return static_cast<std::uint16_t>(sign | 0x7E00U);
-  if (bits >= 0x477FF000U) return static_cast<std::uint16_t>(sign | 0x7C00U);  // rounds to 65536 or above
-  if (bits < 0x38800000U) {  // subnormal: adding 0.5 leaves the rounded value in the low mantissa bits
-    float magnitude;
-    std::memcpy(&magnitude, &bits, sizeof(magnitude));
-    magnitude += 0.5F;
-    std::memcpy(&bits, &magnitude, sizeof(bits));
-    return static_cast<std::uint16_t>(sign | (bits - 0x3F000000U));
-  }
-  return static_cast<std::uint16_t>(sign | ((bits - 0x38000000U + 0xFFFU + ((bits >> 13) & 1U)) >> 13));
-}
-
-inline void store(Half* p, Vector<float> v) {
-  for (int i = 0; i < kWidth<float>; ++i) p[i].bits = to_half(v[i]);
+inline Narrow narrow(Vector<float> v, Half) {
+  Narrow out;
+  for (int i = 0; i < kWidth<float>; ++i) out[i] = to_half(v[i]);
+  return out;
 }
 #endif
 
-// `count` elements, fewer than a vector; the other lanes are `fill`. Rows of a few elements are mostly this, so
-// AVX-512, which has masks for it, gets overloads below.
+template <typename T>
+inline Vector<Wide<T>> load(const T* p) {
+  if constexpr (sizeof(T) == 2) {
+    return widen(load_bits<Narrow>(p), T{});
+  } else {
+    return load_bits<Vector<T>>(p);
+  }
+}
+
+// kStream writes past the cache, and asks for p to be aligned to the bytes written.
+template <bool kStream = false, typename T>
+inline void store(T* p, Vector<Wide<T>> v) {
+  const auto write = [p](auto bits) {
+#if defined(__x86_64__)
+    if constexpr (kStream && sizeof(bits) == 16) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(bits));
+      return;
+    }
+#endif
+#if defined(__AVX__)
+    if constexpr (kStream && sizeof(bits) == 32) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(bits));
+      return;
+    }
+#endif
+#if defined(__AVX512F__)
+    if constexpr (kStream && sizeof(bits) == 64) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(bits));
+      return;
+    }
+#endif
+    std::memcpy(p, &bits, sizeof(bits));
+  };
+  if constexpr (sizeof(T) == 2) {
+    write(narrow(v, T{}));
+  } else {
+    write(v);
+  }
+}
+
+// Stores past the cache become visible in order again.
+inline void end_of_stream() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+#if defined(__AVX512F__)
+// `count` elements, fewer than a vector; the other lanes are `fill`.
+template <typename T>
+inline Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill) {
+  const std::uint32_t mask = (1U << count) - 1U;
+  if constexpr (sizeof(T) == 8) {
+    return reinterpret_cast<Vector<double>>(
+        _mm512_mask_loadu_pd(reinterpret_cast<__m512d>(broadcast(fill)), static_cast<__mmask8>(mask), p));
+  } else if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vector<float>>(
+        _mm512_mask_loadu_ps(reinterpret_cast<__m512>(broadcast(fill)), static_cast<__mmask16>(mask), p));
+  } else {
+    const auto bits = reinterpret_cast<Narrow>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p));
+    return reinterpret_cast<Vector<float>>(_mm512_mask_mov_ps(reinterpret_cast<__m512>(broadcast(fill)),
+                                                              static_cast<__mmask16>(mask),
+                                                              reinterpret_cast<__m512>(widen(bits, T{}))));
+  }
+}
+
+template <typename T>
+inline void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
+  const std::uint32_t mask = (1U << count) - 1U;
+  if constexpr (sizeof(T) == 8) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v));
+  } else if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), reinterpret_cast<__m512>(v));
+  } else {
+    _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(mask), reinterpret_cast<__m256i>(narrow(v, T{})));
+  }
+}
+#else
 template <typename T>
 inline Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill) {
   T buffer[kWidth<Wide<T>>] = {};
@@ -156,52 +233,6 @@ inline void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
   store(buffer, v);
   std::memcpy(p, buffer, static_cast<std::size_t>(count) * sizeof(T));
 }
-
-#if defined(__AVX512F__)
-inline Vector<float> load_partial(const float* p, std::int64_t count, float fill) {
-  const auto mask = static_cast<__mmask16>((1U << count) - 1U);
-  return reinterpret_cast<Vector<float>>(_mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask, p));
-}
-inline void store_partial(float* p, Vector<float> v, std::int64_t count) {
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1U), reinterpret_cast<__m512>(v));
-}
-inline Vector<float> load_partial(const Half* p, std::int64_t count, float fill) {
-  const auto mask = static_cast<__mmask16>((1U << count) - 1U);
-  const __m512 values = _mm512_maskz_cvtph_ps(0xFFFF, _mm256_maskz_loadu_epi16(mask, p));
-  return reinterpret_cast<Vector<float>>(_mm512_mask_mov_ps(_mm512_set1_ps(fill), mask, values));
-}
-inline void store_partial(Half* p, Vector<float> v, std::int64_t count) {
-  const __m256i halves = _mm512_maskz_cvtps_ph(0xFFFF, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
-  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1U << count) - 1U), halves);
-}
 #endif
-
-// The sum of all lanes in double, by halves: the same tree whatever the values.
-inline double lane_sum(Vector<double> v) {
-  double parts[kWidth<double>];
-  std::memcpy(parts, &v, sizeof(v));
-  for (int half = kWidth<double> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
-  }
-  return parts[0];
-}
-
-typedef float HalfVector __attribute__((vector_size(kVectorBytes / 2)));
-
-// Lanes widened to double, two by two.
-inline Vector<double> widened(Vector<float> v) {
-  HalfVector parts[2];
-  std::memcpy(parts, &v, sizeof(v));
-  return __builtin_convertvector(parts[0], Vector<double>) + __builtin_convertvector(parts[1], Vector<double>);
-}
-inline Vector<double> widened(Vector<double> v) { return v; }
-
-// One element, for vectors of parameters.
-template <typename T>
-inline Wide<T> load_one(const T* p) {
-  return load_partial(p, 1, Wide<T>{})[0];
-}
-inline float load_one(const float* p) { return *p; }
-inline double load_one(const double* p) { return *p; }
 
 }  // namespace gn::GN_ISA

@@ -1,0 +1,221 @@
+// The CPU kernels of every instruction set that this processor has, against the definition in long double.
+//
+// To add a case, add a line to kShapes. Exit status 0 and a count when all is well; otherwise what differs first.
+
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu_problem.h"
+#include "gn/group_norm_cpu.h"
+
+namespace gn::test {
+namespace {
+
+struct Shape {
+  const char* label;
+  std::int64_t batch, channels, spatial, num_groups;
+};
+
+constexpr Shape kShapes[] = {
+    {"one element per group", 2, 6, 1, 6},
+    {"rank 2", 3, 64, 1, 8},
+    {"one group", 1, 24, 35, 1},
+    {"as many groups as channels", 2, 7, 65, 7},
+    {"odd everything", 3, 15, 17, 5},
+    {"rows shorter than a vector", 2, 12, 3, 4},
+    {"detector head, last level", 1, 256, 49, 32},
+    {"several chunks in a group", 1, 6, 9001, 2},
+    {"a group of one large chunk", 1, 4, 4096, 1},
+    {"many samples", 33, 8, 20, 2},
+    {"wide rows", 2, 600, 5, 3},
+    {"more channels than are held at a time", 1, 2064, 3, 8},
+    {"more groups than a slab", 1, 400, 9, 200},
+    {"large", 1, 32, 70001, 2},
+};
+
+int failures = 0;
+int checks = 0;
+
+void expect(bool condition, const std::string& what) {
+  ++checks;
+  if (condition) return;
+  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+const Parallel kForward{[](void*, std::size_t count, void (*body)(void*, std::size_t), void* state) {
+                          for (std::size_t i = 0; i < count; ++i) body(state, i);
+                        },
+                        nullptr};
+const Parallel kBackward{[](void*, std::size_t count, void (*body)(void*, std::size_t), void* state) {
+                           for (std::size_t i = count; i > 0; --i) body(state, i - 1);
+                         },
+                         nullptr};
+const Parallel kThreads{[](void*, std::size_t count, void (*body)(void*, std::size_t), void* state) {
+                          std::atomic<std::size_t> next{0};
+                          const auto work = [&] {
+                            for (std::size_t i; (i = next++) < count;) body(state, i);
+                          };
+                          std::thread first(work);
+                          std::thread second(work);
+                          work();
+                          first.join();
+                          second.join();
+                        },
+                        nullptr};
+
+Tensor run(const Isa& isa, Problem& problem, const Parallel& parallel, bool in_place = false, std::int64_t offset = 0) {
+  Tensor y(*problem.type, static_cast<std::int64_t>(problem.x.count()), offset);
+  if (in_place) std::memcpy(y.data(), problem.x.data(), y.bytes());
+  const std::size_t bytes = group_norm_cpu_workspace_bytes(problem.sizes);
+  const auto workspace = std::make_unique<double[]>(bytes / sizeof(double) + 1);
+  const GroupNormBuffers buffers{in_place ? y.data() : problem.x.data(), problem.scale.data(), problem.bias.data(),
+                                 y.data()};
+  if (problem.x.count() > 0) run_kernels(isa, problem.sizes, buffers, workspace.get(), parallel);
+  return y;
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) { return std::memcmp(a.data(), b.data(), a.bytes()) == 0; }
+
+// With u half a unit in the last place of the type that is computed in, and everything relative to
+// |scale * x_hat| + |scale| + |bias|: x - mean, the two parameters, the multiplication and the addition round once
+// each, 5 u; the mean is off by at most 2 u of a standard deviation and 1/std by 4 u, 6 u; SiLU's exponential and
+// division 6 u, with its slope of 1.1. The result is then rounded to the type, to half a unit of it or of its smallest
+// number.
+long double tolerance(const Type& type, const Reference& ref) {
+  const long double work = std::ldexp(1.0L, -type.work_digits);
+  const long double last = std::ldexp(std::abs(ref.value), -type.digits);
+  return 20 * work * ref.size + last * 1.001L + static_cast<long double>(type.smallest);
+}
+
+void compare(const std::string& what, const Problem& problem, const Tensor& y) {
+  const std::vector<Reference> expected = reference(problem);
+  expect(y.guards_intact(), what + ": wrote outside of y");
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const auto actual = static_cast<long double>(y.get(i));
+    const long double error = std::abs(actual - expected[i].value);
+    if (!(error <= tolerance(*problem.type, expected[i]))) {
+      expect(false, what + ": element " + std::to_string(i) + " is " + std::to_string(actual) + ", expected " +
+                        std::to_string(expected[i].value) + ", off by " +
+                        std::to_string(error / tolerance(*problem.type, expected[i])) + " tolerances");
+      return;
+    }
+  }
+  expect(true, what);
+}
+
+// Every way to run the same problem gives the same bits.
+void same_in_every_order(const std::string& what, const Isa& isa, Problem& problem, const Tensor& y) {
+  expect(same_bits(y, run(isa, problem, kBackward)), what + ": the order of tasks changes the result");
+  expect(same_bits(y, run(isa, problem, kThreads)), what + ": threads change the result");
+  expect(same_bits(y, run(isa, problem, kForward, true)), what + ": in place differs");
+  expect(same_bits(y, run(isa, problem, kForward, false, 1)), what + ": the alignment of y changes the result");
+  Problem moved(*problem.type, problem.sizes, problem.input, 1);
+  expect(same_bits(y, run(isa, moved, kForward)), what + ": the alignment of x changes the result");
+}
+
+// The samples one by one give the bits they have in the batch.
+void same_alone(const std::string& what, const Isa& isa, const Problem& problem, const Tensor& y) {
+  GroupNormProblem sizes = problem.sizes;
+  sizes.batch = 1;
+  for (std::int64_t n = 0; n < problem.sizes.batch; ++n) {
+    Problem alone(*problem.type, sizes, problem.input);
+    const std::size_t bytes = alone.x.bytes();
+    std::memcpy(alone.x.data(), problem.x.data() + static_cast<std::size_t>(n) * bytes, bytes);
+    const Tensor one = run(isa, alone, kForward);
+    expect(std::memcmp(one.data(), y.data() + static_cast<std::size_t>(n) * bytes, bytes) == 0,
+           what + ": sample " + std::to_string(n) + " depends on its batch");
+  }
+}
+
+void bad_values_stay_in_their_group(const Isa& isa, const Type& type, Layout layout) {
+  GroupNormProblem sizes{.batch = 2, .channels = 12, .spatial = 21, .num_groups = 3, .layout = layout};
+  Problem clean(type, sizes, Input::kOrdinary);
+  const Tensor expected = run(isa, clean, kForward);
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    Problem problem(type, sizes, Input::kOrdinary);
+    write(type, problem.x.data() + problem.index(1, 5, 20) * type.bytes, bad);
+    const Tensor y = run(isa, problem, kForward);
+    for (std::int64_t n = 0; n < 2; ++n) {
+      for (std::int64_t c = 0; c < 12; ++c) {
+        for (std::int64_t s = 0; s < 21; ++s) {
+          const std::size_t i = problem.index(n, c, s);
+          const bool inside = n == 1 && c / 4 == 1;
+          expect(inside ? std::isnan(y.get(i)) : y.get(i) == expected.get(i),
+                 std::string(isa.name) + " " + problem.text() + ": a bad value at channel 5 and what it reached");
+        }
+      }
+    }
+  }
+}
+
+// A tensor that is written past the cache.
+void large_results(const Isa& isa, const Type& type) {
+  const auto elements = static_cast<std::int64_t>((std::size_t{34} << 20) / type.bytes);
+  GroupNormProblem sizes{.batch = 1, .channels = 8, .spatial = elements / 8 + 3, .num_groups = 4};
+  sizes.activation = Activation::kRelu;
+  Problem problem(type, sizes, Input::kOrdinary);
+  const Tensor y = run(isa, problem, kThreads);
+  const std::string what = std::string(isa.name) + " " + problem.text();
+  compare(what, problem, y);
+  expect(same_bits(y, run(isa, problem, kForward, true)), what + ": in place differs");
+}
+
+void one_problem(const Isa& isa, const Type& type, const Shape& shape, Layout layout, Activation activation,
+                 Input input) {
+  GroupNormProblem sizes{
+      .batch = shape.batch, .channels = shape.channels, .spatial = shape.spatial, .num_groups = shape.num_groups};
+  sizes.layout = layout;
+  sizes.activation = activation;
+  sizes.alpha = 0.125F;
+  Problem problem(type, sizes, input);
+  const std::string what = std::string(isa.name) + " " + shape.label + ": " + problem.text();
+  const Tensor y = run(isa, problem, kForward);
+  compare(what, problem, y);
+  if (input != Input::kOrdinary) return;
+  same_in_every_order(what, isa, problem, y);
+  same_alone(what, isa, problem, y);
+}
+
+void all_of(const Isa& isa, bool quick) {
+  constexpr Activation kActivations[] = {Activation::kNone, Activation::kRelu, Activation::kSilu,
+                                         Activation::kHardSwish, Activation::kLeakyRelu};
+  for (const Type& type : kTypes) {
+    for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+      for (const Shape& shape : kShapes) {
+        if (shape.spatial > 10000) {
+          if (!quick) one_problem(isa, type, shape, layout, Activation::kNone, Input::kLargeMean);
+          continue;
+        }
+        for (const Input input : kInputs) one_problem(isa, type, shape, layout, Activation::kNone, input);
+        for (const Activation activation : kActivations) {
+          if (activation != Activation::kNone) one_problem(isa, type, shape, layout, activation, Input::kOrdinary);
+        }
+      }
+      for (const Shape& empty : {Shape{"", 0, 4, 3, 2}, Shape{"", 2, 0, 3, 2}, Shape{"", 2, 4, 0, 2}}) {
+        one_problem(isa, type, empty, layout, Activation::kNone, Input::kOrdinary);
+      }
+      bad_values_stay_in_their_group(isa, type, layout);
+    }
+    if (!quick) large_results(isa, type);
+  }
+}
+
+}  // namespace
+}  // namespace gn::test
+
+int main(int argc, char** argv) {
+  const bool quick = argc > 1 && std::string(argv[1]) == "--quick";
+  const gn::IsaList& list = gn::supported_isas();
+  for (int i = 0; i < list.count; ++i) gn::test::all_of(list.isas[i], quick);
+  std::printf("%d checks, %d failed, on", gn::test::checks, gn::test::failures);
+  for (int i = 0; i < list.count; ++i) std::printf(" %s", list.isas[i].name);
+  std::printf("\n");
+  return gn::test::failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
