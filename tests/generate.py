@@ -106,7 +106,9 @@ class _Affine:
 
     def _parameter(self, values: np.ndarray, shape: tuple[Dim, ...]) -> Tensor:
         g = self.g
-        sizes = tuple(d.factor for d in shape) if values.size > 1 else (1,) * g.rng.randrange(len(shape) + 1)
+        sizes = tuple(d.factor for d in shape)
+        if values.size == 1 and sizes != (1,):
+            sizes = (1,) * g.rng.randrange(len(shape) + 1)
         dims = dims_of(sizes)
         kind = g.choose("constant", "constant", "constant", "flat", "input", "identity")
         if kind == "constant" or values.size == 1:
