@@ -24,6 +24,9 @@ VARIANTS = tuple((target, library) for target in TARGETS for library in (False, 
 ROUNDINGS = 16
 """Allowed beyond twice the others' error, in units of the type's epsilon, relative to the output's largest value."""
 
+MOST = {"float32": 1e-4, "float16": 2e-2}
+"""Allowed at most, however wrong the others are."""
+
 
 @dataclasses.dataclass
 class Row:
@@ -72,20 +75,13 @@ def check(model: Model, form: Form, folder: pathlib.Path, *, truth: list[np.ndar
         return row
     original = onnx.load(path)
     running = typed.larger_batch() if form.dynamic else typed
-    try:
-        theirs = run(original, running, library=False)
-    except GnOnnxError as error:
-        row.refused = f"original: {error}"
-        return row
     truth = reference(model, form) if truth is None else truth
+    try:
+        row.original = distance(run(original, running, library=False), truth)
+    except GnOnnxError as error:
+        row.refused = f"original: {error}"  # it is fused and counted all the same
     row.torch = distance([value.numpy() for value in running.outputs()], truth)
-    row.original = distance(theirs, truth)
-    if not np.isfinite([row.torch, row.original]).all():
-        # Nothing could be called wrong by such a yardstick.
-        where = "on ONNX Runtime" if np.isfinite(row.torch) else "in PyTorch"
-        row.refused = f"original: outputs are not finite, or of another shape, {where} in {form.dtype}"
-        return row
-    limit = 2 * max(row.torch, row.original) + ROUNDINGS * float(np.finfo(form.dtype).eps)
+    limit = min(2 * max(row.torch, row.original) + ROUNDINGS * float(np.finfo(form.dtype).eps), MOST[form.dtype])
     for target in TARGETS:
         try:
             fused = gn_onnx.fuse(original, target=target).model
@@ -95,7 +91,7 @@ def check(model: Model, form: Form, folder: pathlib.Path, *, truth: list[np.ndar
         row.fused[target] = sum(is_group_norm(node) for node in fused.graph.node)
         if row.fused[target] != row.expected:
             row.failures.append(f"{target}: {row.fused[target]} of {row.expected} GroupNorms fused")
-        for library in (False, True):
+        for library in () if row.refused else (False, True):
             try:
                 error = distance(run(fused, running, library=library), truth)
             except GnOnnxError as problem:

@@ -66,7 +66,7 @@ def run(model: registry.Model, forms: tuple[Form, ...]) -> list[checks.Row]:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             row = checks.check(model, form, pathlib.Path(folder), truth=truths[key])
-        verdict = row.refused or "; ".join(row.failures) or f"ok, {row.expected} fused, {max(row.errors.values()):.1e}"
+        verdict = "; ".join(row.failures) or row.refused or f"ok, {row.expected} fused, {max(row.errors.values()):.1e}"
         print(f"{model.name}, {form}: {verdict[:160]} ({time.perf_counter() - start:.1f} s)", flush=True)
         rows.append(row)
     return rows

@@ -141,7 +141,7 @@ def test_models_of_libraries(name: str, tmp_path: pathlib.Path) -> None:
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}; make test-models")
     model = registry.build(name)
-    row = checks.check(model, Form("torchscript", 17), tmp_path)
+    row = checks.check(model, Form("dynamo", 20), tmp_path)
     assert not row.refused
     assert not row.failures
     assert min(visible(model, range(row.expected))) > LIMIT
