@@ -21,7 +21,19 @@ from gn_onnx.model_view import ModelView
 from gn_onnx.sizes import Size, product
 
 _MAX_LIFT_DEPTH = 16
-_THROUGH = {"Expand", "Identity", "Cast", "CastLike", "Constant", "Tile"}
+_THROUGH = {
+    "Expand",
+    "Identity",
+    "Cast",
+    "CastLike",
+    "Constant",
+    "Tile",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Flatten",
+}
 """Operators that are looked through even when their result has the size of an activation."""
 
 _MAX_COUNTS = 512

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import onnx
 import onnx_ir as ir
 
-from gn_onnx import model_io
+from gn_onnx import graph_walk, model_io
 from gn_onnx.epilogues import with_epilogues
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
@@ -132,7 +134,8 @@ def fuse(model: ModelLike, *, target: Target = "plugin", activations: bool = Tru
     fuser = FuseGroupNorm(target, activations=activations)
     result: ir.Model | onnx.ModelProto
     if isinstance(model, onnx.ModelProto):
-        result = model_io.to_proto(fuser(model_io.to_ir(model)).model, like=model)
+        with _as_ir(model) as given:
+            result = model_io.to_proto(fuser(given).model, like=model)
     elif isinstance(model, ir.Model):
         result = fuser(model.clone()).model
     else:
@@ -140,10 +143,32 @@ def fuse(model: ModelLike, *, target: Target = "plugin", activations: bool = Tru
     return FusionResult(cast("Any", result), fuser.fused, fuser.rejected)
 
 
+@contextlib.contextmanager
+def _as_ir(proto: onnx.ModelProto) -> Iterator[ir.Model]:
+    """The model as ONNX IR, nodes in order; `proto` is as it was afterwards.
+
+    ONNX IR shares the tensors of the proto and gives names to those that have none.
+    """
+    if not graph_walk.is_sorted(proto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        graph_walk.sort(copy)
+        proto = copy
+    lists = [proto.graph.node, *(function.node for function in proto.functions)]
+    attributes = [a for nodes in lists for node in graph_walk.all_nodes(nodes) for a in node.attribute]
+    unnamed = [a.t for a in attributes if a.HasField("t") and not a.t.HasField("name")]
+    try:
+        yield model_io.to_ir(proto)
+    finally:
+        for tensor in unnamed:
+            tensor.ClearField("name")
+
+
 def find_group_norms(model: ir.Model | onnx.ModelProto | str | os.PathLike[str]) -> list[GroupNorm | Rejection]:
     """What `fuse` would fuse, and what it would reject and why; nothing is changed."""
     if isinstance(model, onnx.ModelProto):
-        found, rejected = recognize(model_io.to_ir(model))
+        with _as_ir(model) as given:
+            found, rejected = recognize(given)
     elif isinstance(model, ir.Model):
         found, rejected = recognize(model)
     else:

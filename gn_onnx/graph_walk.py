@@ -35,6 +35,17 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             yield from all_nodes(graph.node)
 
 
+def is_sorted(proto: onnx.ModelProto) -> bool:
+    """Whether every node comes behind those that compute its inputs."""
+    lists = [proto.graph.node, *(function.node for function in proto.functions)]
+    lists += [graph.node for nodes in tuple(lists) for node in all_nodes(nodes) for graph in subgraphs(node)]
+    for nodes in lists:
+        position = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+        if any(position.get(name, -1) >= i for i, node in enumerate(nodes) for name in uses(node)):
+            return False
+    return True
+
+
 def sort(proto: onnx.ModelProto) -> None:
     """Bring nodes into an order in which inputs come first, in place. Most models are; runtimes accept all.
 

@@ -146,10 +146,12 @@ def _to_channels_last(rank: int) -> list[int]:
 
 def standardise(model: ir.Model) -> None:
     """Gives the GroupNormalization nodes that `rewrite` made for target "onnx" to the ONNX domain, in place."""
-    for node in model.graph.all_nodes():
-        if node.domain == DOMAIN and node.op_type == OP_TYPE:
-            node.domain = ""
-    model.graph.opset_imports.pop(DOMAIN, None)
+    containers: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for container in containers:
+        for node in container.all_nodes():
+            if node.domain == DOMAIN and node.op_type == OP_TYPE:
+                node.domain = ""
+        container.opset_imports.pop(DOMAIN, None)
 
 
 def _take_over(old: ir.Value, new: ir.Value, namer: Namer) -> None:
