@@ -19,10 +19,10 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gn_onnx.checking.parity import ParityReport, check_parity
     from gn_onnx.errors import GnOnnxError, ParityError
     from gn_onnx.fuse import FuseGroupNorm, FusionResult, find_group_norms, fuse
     from gn_onnx.group_norm import GroupNorm, Rejection
-    from gn_onnx.parity import ParityReport, check_parity
     from gn_onnx.runtime import build_info, library_path, register, session
     from gn_onnx.unfuse import unfuse
 
@@ -52,10 +52,10 @@ _HOME = {
     "GnOnnxError": "errors",
     "GroupNorm": "group_norm",
     "ParityError": "errors",
-    "ParityReport": "parity",
+    "ParityReport": "checking.parity",
     "Rejection": "group_norm",
     "build_info": "runtime",
-    "check_parity": "parity",
+    "check_parity": "checking.parity",
     "find_group_norms": "fuse",
     "fuse": "fuse",
     "library_path": "runtime",

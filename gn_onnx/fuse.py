@@ -12,13 +12,13 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import onnx
 import onnx_ir as ir
 
-from gn_onnx import graph_walk, model_io
-from gn_onnx.epilogues import with_epilogues
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.files import graph_walk, model_io
 from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
-from gn_onnx.opsets import converted, onnx_opset
-from gn_onnx.recognize import recognize
-from gn_onnx.rewrite import rewrite, standardise
+from gn_onnx.recognition.recognize import recognize
+from gn_onnx.rewriting.epilogues import with_epilogues
+from gn_onnx.rewriting.opsets import converted, onnx_opset
+from gn_onnx.rewriting.rewrite import rewrite, standardise
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from gn_onnx import model_io
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.files import model_io
 from gn_onnx.group_norm import DOMAIN, OP_TYPE
-from gn_onnx.model_view import STANDARD_DOMAINS
-from gn_onnx.opsets import onnx_opset
-from gn_onnx.rewrite import declare
+from gn_onnx.recognition.model_view import STANDARD_DOMAINS
+from gn_onnx.rewriting.opsets import onnx_opset
+from gn_onnx.rewriting.rewrite import declare
 
 _PER_CHANNEL_OPSET = 21
 

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 
 import gn_onnx
-from gn_onnx import GnOnnxError, ort_runner
-from gn_onnx.site_check import is_group_norm
+from gn_onnx import GnOnnxError
+from gn_onnx.checking import ort_runner
+from gn_onnx.checking.site_check import is_group_norm
 from models.exporting import Form, RefusedError
 from models.registry import Model
 

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 import gn_onnx
-from gn_onnx import bench
+from gn_onnx.benchmarks import bench
 from models import detections, registry
 from models.exporting import Form
 

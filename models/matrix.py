@@ -19,7 +19,7 @@ import time
 import numpy as np
 import torch
 
-from gn_onnx import bench
+from gn_onnx.benchmarks import bench
 from models import checks, registry
 from models.exporting import Form
 

@@ -21,10 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 from soundness import broken_by_fusing
 from test_properties import incomplete
 
-import gn_onnx.transfer as transfer
+import gn_onnx.recognition.transfer as transfer
 from gn_onnx import fuse
-from gn_onnx.evaluation import Evaluation, Fact
-from gn_onnx.transfer import elementwise, reductions
+from gn_onnx.recognition.evaluation import Evaluation, Fact
+from gn_onnx.recognition.transfer import elementwise, reductions
 
 
 class Draft:
@@ -158,7 +158,7 @@ def _wrong(function: transfer.TransferFunction, change: Callable[[Evaluation, Fa
 
 
 def _scaled(factor: float) -> Callable[[Evaluation, Fact], Fact]:
-    from gn_onnx.algebra import constant
+    from gn_onnx.recognition.algebra import constant
 
     return lambda evaluation, fact: Fact(evaluation.algebra.multiply(fact.poly, constant(factor)), fact.dims)
 
@@ -203,7 +203,7 @@ def test_a_wrong_rule_is_noticed(
 
 
 def test_a_wrong_epsilon_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gn_onnx.matching as matching
+    import gn_onnx.recognition.matching as matching
 
     honest = matching._statistics
 

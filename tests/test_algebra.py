@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gn_onnx.algebra import (
+from gn_onnx.recognition.algebra import (
     THE_X,
     Algebra,
     Coefficient,
@@ -21,8 +21,8 @@ from gn_onnx.algebra import (
     constant,
     of_factor,
 )
-from gn_onnx.layout import Atom
-from gn_onnx.sizes import Size
+from gn_onnx.recognition.layout import Atom
+from gn_onnx.recognition.sizes import Size
 
 steady = settings(deadline=None)
 """The first example pays for imports; a busy machine is no failure."""

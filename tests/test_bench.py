@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hand_models import detector
 
-from gn_onnx import bench, bench_kernels, bench_models, cli, ort_runner
-from gn_onnx.cases import CASES, Case
+from gn_onnx import cli
+from gn_onnx.benchmarks import bench, bench_kernels, bench_models
+from gn_onnx.benchmarks.cases import CASES, Case
+from gn_onnx.checking import ort_runner
 
 SMALL = Case("small", 1, 8, (6, 6), 2, "silu")
 

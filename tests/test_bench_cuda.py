@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from test_cuda_kernels import build_emulated
 
-from gn_onnx import bench_cuda, cuda_checks, cuda_models, cuda_raw, cuda_rivals, cuda_timing, float64
-from gn_onnx.cases import Case
-from gn_onnx.cuda_timing import Timed
+from gn_onnx.benchmarks import bench_cuda, cuda_checks, cuda_models, cuda_raw, cuda_rivals, cuda_timing
+from gn_onnx.benchmarks.cases import Case
+from gn_onnx.benchmarks.cuda_timing import Timed
+from gn_onnx.checking import float64
 from gn_onnx.errors import GnOnnxError
 
 CASE = Case("small", 2, 32, (8, 9), 8, "silu")

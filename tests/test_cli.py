@@ -17,8 +17,9 @@ import pytest
 from hand_models import detector, fused_detector, without_group_norm
 
 import gn_onnx
-from gn_onnx import cli, fuse_file, model_io
+from gn_onnx import cli
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.files import fuse_file, model_io
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -272,7 +273,7 @@ def test_a_closed_pipe_is_no_error(model: pathlib.Path) -> None:
 
 
 def test_a_missing_onnx_runtime_leaves_the_check_by_sites(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gn_onnx import ort_runner
+    from gn_onnx.checking import ort_runner
 
     monkeypatch.setattr(ort_runner, "is_installed", lambda: False)
     report = fuse_file.fuse_file(fuse_file.Request(model=model, output=model.with_name("out.onnx")))

@@ -13,7 +13,7 @@ from helpers import difference, meant, sample
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from gn_onnx.float64 import graph_to_float64
+from gn_onnx.checking.float64 import graph_to_float64
 
 
 def _by_onnx(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gn_onnx.layout import (
+from gn_onnx.recognition.layout import (
     Atom,
     Dims,
     LayoutError,
@@ -25,7 +25,7 @@ from gn_onnx.layout import (
     resolve_target,
     unify,
 )
-from gn_onnx.sizes import Size, product
+from gn_onnx.recognition.sizes import Size, product
 
 steady = settings(deadline=None)
 """The first example pays for imports; a busy machine is no failure."""

@@ -15,8 +15,8 @@ import pytest
 from hand_models import detector
 from onnx import TensorProto, helper, numpy_helper
 
-from gn_onnx import external_data, model_io
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.files import external_data, model_io
 
 
 def write(path: pathlib.Path, model: onnx.ModelProto) -> pathlib.Path:
@@ -244,7 +244,7 @@ def test_file_size_limit_stands_in_for_a_full_disk(tmp_path: pathlib.Path) -> No
     write(tmp_path / "in.onnx", detector(channels=256))
     script = textwrap.dedent("""
         import os, resource, signal, sys
-        from gn_onnx import model_io
+        from gn_onnx.files import model_io
         from gn_onnx.errors import GnOnnxError
         os.chdir(sys.argv[1])
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -13,8 +13,9 @@ from hand_models import detector, fused_detector
 from onnx import TensorProto, helper
 
 import gn_onnx
-from gn_onnx import cli, inputs, ort_runner, tolerances
-from gn_onnx.comparison import compare
+from gn_onnx import cli
+from gn_onnx.checking import inputs, ort_runner, tolerances
+from gn_onnx.checking.comparison import compare
 from gn_onnx.errors import GnOnnxError
 
 

@@ -9,8 +9,9 @@ import re
 import pytest
 from hand_models import detector
 
-from gn_onnx import cli, html_report, svg
-from gn_onnx.scope import scopes
+from gn_onnx import cli
+from gn_onnx.checking.scope import scopes
+from gn_onnx.reporting import html_report, svg
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

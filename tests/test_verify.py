@@ -8,7 +8,7 @@ import pytest
 from hand_models import detector, fused_detector, group_norm_body
 from onnx import TensorProto, helper, numpy_helper
 
-from gn_onnx import arbitration, float64, inputs, site_inputs, verify
+from gn_onnx.checking import arbitration, float64, inputs, site_inputs, verify
 
 
 def naive_variance_model() -> onnx.ModelProto:

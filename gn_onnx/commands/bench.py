@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gn_onnx.console import Console
 
 if TYPE_CHECKING:
-    from gn_onnx.bench_kernels import KernelResult
-    from gn_onnx.bench_models import ModelResult
+    from gn_onnx.benchmarks.bench_kernels import KernelResult
+    from gn_onnx.benchmarks.bench_models import ModelResult
     from gn_onnx.commands import Subparsers
 
 
@@ -38,7 +38,8 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Exit status 1 where a variant computes something else than the original: its speed means nothing."""
-    from gn_onnx import bench, bench_cuda, ort_runner
+    from gn_onnx.benchmarks import bench, bench_cuda
+    from gn_onnx.checking import ort_runner
     from gn_onnx.errors import GnOnnxError
 
     if arguments.provider == "cuda" and not arguments.models:
@@ -60,8 +61,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _kernels(arguments: argparse.Namespace, console: Console, providers: tuple[str, ...]) -> list[KernelResult]:
-    from gn_onnx import bench_kernels
-    from gn_onnx.cases import CASES
+    from gn_onnx.benchmarks import bench_kernels
+    from gn_onnx.benchmarks.cases import CASES
     from gn_onnx.errors import GnOnnxError
 
     cases = [case for case in CASES if arguments.only.lower() in case.label.lower()]
@@ -84,8 +85,8 @@ def _kernels(arguments: argparse.Namespace, console: Console, providers: tuple[s
 
 
 def _models(arguments: argparse.Namespace, console: Console, providers: tuple[str, ...]) -> list[ModelResult]:
-    from gn_onnx import bench_models
-    from gn_onnx.inputs import parse_shapes
+    from gn_onnx.benchmarks import bench_models
+    from gn_onnx.checking.inputs import parse_shapes
 
     results = []
     for path in _progress(arguments.models, console, str):
@@ -136,7 +137,7 @@ def _progress(items: list[T], console: Console, label: Callable[[T], str]) -> It
 
 
 def _plot(arguments: argparse.Namespace, results: list[Any]) -> None:
-    from gn_onnx import bench, bench_kernels, bench_models, bench_plot
+    from gn_onnx.benchmarks import bench, bench_kernels, bench_models, bench_plot
 
     facts = bench.machine()
     if arguments.kernels:

@@ -28,9 +28,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Always exit status 0: a look-alike is not an error."""
     import gn_onnx
-    from gn_onnx import model_io
+    from gn_onnx.files import model_io
     from gn_onnx.group_norm import GroupNorm, Rejection
-    from gn_onnx.report import site_json
+    from gn_onnx.reporting.report import site_json
 
     found = gn_onnx.find_group_norms(model_io.load_model(arguments.model))
     sites = [record for record in found if isinstance(record, GroupNorm)]

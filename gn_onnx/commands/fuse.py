@@ -43,9 +43,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Exit status 1 where `--check` found something, or the fused model is wrong."""
-    from gn_onnx import fuse_file
+    from gn_onnx.checking.inputs import parse_shapes
     from gn_onnx.errors import GnOnnxError
-    from gn_onnx.inputs import parse_shapes
+    from gn_onnx.files import fuse_file
 
     if arguments.in_place and arguments.output:
         raise GnOnnxError("give --in-place or -o, not both")

@@ -38,7 +38,8 @@ def _facts() -> dict[str, Any]:
     import importlib.metadata
     import platform
 
-    from gn_onnx import __version__, ort_runner
+    from gn_onnx import __version__
+    from gn_onnx.checking import ort_runner
     from gn_onnx.errors import GnOnnxError
 
     facts: dict[str, Any] = {

@@ -31,8 +31,8 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Exit status 1 where an output or a site is too far away."""
-    from gn_onnx import detailed_parity, ort_runner
-    from gn_onnx.inputs import parse_shapes
+    from gn_onnx.checking import detailed_parity, ort_runner
+    from gn_onnx.checking.inputs import parse_shapes
 
     providers = ort_runner.providers(arguments.provider)
     if arguments.torch:

@@ -28,9 +28,11 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Exit status 1 where the fused model is wrong; the page says so and is written all the same."""
-    from gn_onnx import atomic_file, bench_models, fuse_file, html_report, model_io
+    from gn_onnx.benchmarks import bench_models
+    from gn_onnx.checking.inputs import parse_shapes
     from gn_onnx.errors import GnOnnxError
-    from gn_onnx.inputs import parse_shapes
+    from gn_onnx.files import atomic_file, fuse_file, model_io
+    from gn_onnx.reporting import html_report
 
     if fuse_file.same_file(arguments.model, arguments.output):
         raise GnOnnxError(f"{arguments.output}: is the model itself")

@@ -26,8 +26,9 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     import gn_onnx
-    from gn_onnx import fuse_file, model_io, site_check
+    from gn_onnx.checking import site_check
     from gn_onnx.errors import GnOnnxError
+    from gn_onnx.files import fuse_file, model_io
 
     model, output = arguments.model, arguments.output
     if fuse_file.same_file(model, output):

@@ -1,0 +1,1 @@
+"""How fast: models, single GroupNorms, and the CUDA kernels on their own."""

@@ -1,0 +1,1 @@
+"""Models on disk: read without harm, written whole or not at all."""

@@ -1,0 +1,198 @@
+"""Read a model for looking into it, and write one: the only place that knows about files and formats.
+
+Reading never loads external data: ONNX IR maps such tensors from disk when somebody looks at one. Whatever
+is wrong with a file becomes one `GnOnnxError` that begins with the file's name.
+Imports: numpy, onnx, onnx_ir.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import warnings
+
+import google.protobuf.json_format  # type: ignore[import-untyped]
+import google.protobuf.message  # type: ignore[import-untyped]
+import google.protobuf.text_format  # type: ignore[import-untyped]
+import onnx
+import onnx.parser
+import onnx_ir as ir
+
+from gn_onnx.errors import GnOnnxError
+from gn_onnx.files import atomic_file, external_data, graph_walk, model_checks
+
+FORMATS = {
+    **dict.fromkeys((".textproto", ".txtpb", ".prototxt", ".pbtxt"), "textproto"),
+    **dict.fromkeys((".json", ".onnxjson"), "json"),
+    **dict.fromkeys((".onnxtxt", ".onnxtext"), "onnxtxt"),
+}
+"""Text formats by file name extension; any other extension means binary protobuf."""
+
+_MAX_PROTOBUF_BYTES = (1 << 31) - 1
+
+# What the parsers of the four formats raise for bytes that are not theirs.
+_PARSE_ERRORS = (
+    google.protobuf.message.DecodeError,
+    google.protobuf.text_format.ParseError,
+    google.protobuf.json_format.ParseError,
+    onnx.parser.ParseError,
+    ValueError,  # UnicodeDecodeError among them
+    RecursionError,
+)
+
+
+def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Read and check a model; external data stays in its files.
+
+    Raises:
+        GnOnnxError: The file is missing, unreadable, empty, truncated or not an ONNX model, its graph is
+            broken (`model_checks`), or its external data is missing or lies outside the model's folder.
+    """
+    path = pathlib.Path(path)
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= _MAX_PROTOBUF_BYTES else b""
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise GnOnnxError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+    if size > _MAX_PROTOBUF_BYTES:
+        raise GnOnnxError(f"{path}: {size} bytes: larger than protobuf's limit of 2 GB, so not a valid ONNX model")
+    if not data:
+        raise GnOnnxError(f"{path}: the file is empty")
+    format_ = FORMATS.get(path.suffix.lower(), "protobuf")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # onnx calls its text format experimental on every use
+            proto: onnx.ModelProto = onnx.serialization.registry.get(format_).deserialize_proto(data, onnx.ModelProto())
+    except _PARSE_ERRORS as error:
+        what = "an ONNX model" if format_ == "protobuf" else f"an ONNX model in {format_} format"
+        raise GnOnnxError(f"{path}: truncated, or not {what}: {_first_line(error)}") from error
+    try:
+        model_checks.check(proto)
+        graph_walk.sort(proto)
+        for place in external_data.references(proto):
+            external_data.data_file(place, path.parent)
+    except GnOnnxError as error:
+        raise GnOnnxError(f"{path}: {error}") from error
+    return proto
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """Read and check a model as ONNX IR; its external tensors are mapped from disk when they are used.
+
+    Raises:
+        GnOnnxError: As `load_proto`.
+    """
+    return to_ir(load_proto(path), folder=pathlib.Path(path).parent, name=str(path))
+
+
+def to_ir(proto: onnx.ModelProto, *, folder: pathlib.Path | None = None, name: str = "model") -> ir.Model:
+    """Turn a checked model into ONNX IR, its external tensors relative to `folder`.
+
+    Raises:
+        GnOnnxError: ONNX IR does not understand it.
+    """
+    for graph in _subgraphs_with_sparse_tensors(proto):
+        raise GnOnnxError(f"{name}: graph {graph!r} inside a node has sparse initializers, which are not supported")
+    try:
+        model = ir.serde.deserialize_model(proto)
+    except (ir.serde.SerdeError, ValueError, TypeError, RecursionError) as error:
+        raise GnOnnxError(f"{name}: {_first_line(_root_cause(error))}") from error
+    if folder is not None:
+        # An absolute folder: ONNX IR does not check locations against an empty one.
+        ir.external_data.set_base_dir(model.graph, str(folder.absolute()))
+    return model
+
+
+def to_proto(model: ir.Model, *, like: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    """Turn ONNX IR into a ModelProto; external tensors keep naming their files.
+
+    Args:
+        model: The model.
+        like: The model that it was made from: what ONNX IR has no place for (sparse initializers of the main
+            graph, training information) is taken over from it.
+
+    Raises:
+        GnOnnxError: The model cannot be serialised.
+    """
+    try:
+        proto = ir.serde.serialize_model(model)
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        raise GnOnnxError(f"cannot serialise the model: {_first_line(_root_cause(error))}") from error
+    if like is not None:
+        proto.graph.sparse_initializer.extend(like.graph.sparse_initializer)
+        proto.training_info.extend(like.training_info)
+    return proto
+
+
+def save(
+    model: ir.Model | onnx.ModelProto,
+    path: str | os.PathLike[str],
+    *,
+    data_folder: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write a model whole or not at all; the same model gives the same bytes.
+
+    Args:
+        model: The model; tensors that are external stay so, all others are written inside.
+        path: File to write; its extension chooses the format (`FORMATS`).
+        data_folder: Folder that the model's external data lies in; where that is not the folder of `path`,
+            the data files are copied along.
+
+    Raises:
+        GnOnnxError: Nothing was written: read-only folder, full disk, a model above 2 GB, or a data file of
+            another content has a place already.
+    """
+    path = pathlib.Path(path)
+    proto = to_proto(model) if isinstance(model, ir.Model) else model
+    data = serialize(proto, path)
+    copied: list[pathlib.Path] = []
+    written = False
+    try:
+        if data_folder is not None:
+            copied = external_data.take_along(proto, pathlib.Path(data_folder), path.resolve().parent)
+        with atomic_file.replacing(path) as file:
+            file.write(data)
+        written = True
+    finally:
+        if not written:
+            external_data.discard(copied)
+
+
+def serialize(proto: onnx.ModelProto, path: pathlib.Path) -> bytes:
+    """The bytes of the file, in the format that its extension names.
+
+    Raises:
+        GnOnnxError: Above protobuf's limit of 2 GB, or the format cannot hold the model.
+    """
+    format_ = FORMATS.get(path.suffix.lower(), "protobuf")
+    try:
+        if format_ == "protobuf":
+            return bytes(proto.SerializeToString(deterministic=True))
+        text: bytes = onnx.serialization.registry.get(format_).serialize_proto(proto)
+    except (google.protobuf.message.EncodeError, ValueError, RuntimeError) as error:
+        advice = "; move its weights to external data first" if format_ == "protobuf" else ""
+        raise GnOnnxError(f"{path}: cannot write the model: {_first_line(error)}{advice}") from error
+    return text
+
+
+def _subgraphs_with_sparse_tensors(proto: onnx.ModelProto) -> list[str]:
+    found: list[str] = []
+    pending = [node for nodes in (proto.graph.node, *(f.node for f in proto.functions)) for node in nodes]
+    while pending:
+        for graph in graph_walk.subgraphs(pending.pop()):
+            if graph.sparse_initializer:
+                found.append(graph.name)
+            pending.extend(graph.node)
+    return found
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """ONNX IR wraps an error once per level of nesting; the innermost says what is wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,459 @@
+"""The page of maths: Laurent polynomials in x and its moments.
+
+Every value that a graph computes from x is written as a sum of terms `coefficient * product(factor ** exponent)`:
+
+    x         x itself
+    E(p, A)   the mean of x^p over the atoms A of its axes (p = 1, 2)
+    root(i)   the positive square root of a polynomial that has more than one term, `roots[i]`
+    t         a tensor of the graph that was not derived from x, taken as it is
+    s         a symbolic size (the number of elements of a group may be known at run time only)
+
+Coefficients are float64 arrays indexed by atoms. Two rules do all the work: E is linear, and leaves alone what does
+not vary along A; `root(i)^2 = roots[i]`. GroupNorm over the atoms A of a group is then, with
+`roots[i] = E(2, A) - E(1, A)^2 + epsilon`,
+
+    y = scale * x * root(i)^-1 - scale * E(1, A) * root(i)^-1 + bias
+
+whatever the order, the spelling and the number of operators that computed it. The statements are exact over the reals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from fractions import Fraction
+
+import numpy as np
+
+from gn_onnx.recognition.layout import Atom, Renaming
+from gn_onnx.recognition.sizes import Size
+
+MAX_TERMS = 64
+"""No spelling of GroupNorm comes near; a longer sum is some other computation, not worth following."""
+
+Exponent = int | Fraction
+
+
+class NotExpressible(Exception):  # noqa: N818 - a verdict on a value, not an error of the program
+    """The value cannot be written in this algebra; the message is a reason for the model's author."""
+
+
+@dataclasses.dataclass(frozen=True)
+class X:
+    def __str__(self) -> str:
+        return "x"
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    power: int
+    atoms: frozenset[Atom]
+
+    def __str__(self) -> str:
+        return {1: "E[x]", 2: "E[x^2]"}[self.power]
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    index: int
+
+    def __str__(self) -> str:
+        return f"sqrt#{self.index}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of the graph: `key` identifies it, `atoms` are its dimensions larger than 1 in its own order."""
+
+    key: object
+    atoms: tuple[Atom, ...]
+    name: str = dataclasses.field(default="t", compare=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Symbol:
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Factor = X | Moment | Root | Tensor | Symbol
+Monomial = frozenset[tuple[Factor, Exponent]]
+UNIT: Monomial = frozenset()
+THE_X = X()
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficient:
+    """A float64 array whose axes are `atoms`."""
+
+    array: np.ndarray
+    atoms: tuple[Atom, ...] = ()
+
+    def aligned(self, atoms: tuple[Atom, ...]) -> np.ndarray:
+        """The array with one axis per atom of `atoms`, of size 1 where it does not vary."""
+        order = [self.atoms.index(atom) for atom in atoms if atom in self.atoms]
+        order += [i for i, atom in enumerate(self.atoms) if atom not in atoms]  # slice marks, of size 1
+        array = self.array.transpose(order)
+        shape = [array.shape[i] for i in range(array.ndim)]
+        full, k = [], 0
+        for atom in atoms:
+            if atom in self.atoms:
+                full.append(shape[k])
+                k += 1
+            else:
+                full.append(1)
+        return array.reshape(full)
+
+    def _union(self, other: Coefficient) -> tuple[Atom, ...]:
+        return self.atoms + tuple(atom for atom in other.atoms if atom not in self.atoms)
+
+    def __mul__(self, other: Coefficient) -> Coefficient:
+        atoms = self._union(other)
+        return Coefficient(self.aligned(atoms) * other.aligned(atoms), atoms)
+
+    def __add__(self, other: Coefficient) -> Coefficient:
+        atoms = self._union(other)
+        return Coefficient(self.aligned(atoms) + other.aligned(atoms), atoms)
+
+    def magnitude(self) -> float:
+        return float(np.max(np.abs(self.array), initial=0.0))
+
+    def scalar(self) -> float | None:
+        """The number, where it is the same everywhere."""
+        first = float(self.array.ravel()[0]) if self.array.size else 0.0
+        return first if not self.atoms or np.all(self.array == first) else None
+
+    def varying(self, among: frozenset[Atom] | None = None) -> Coefficient:
+        """The same without atoms (of `among`) along which all elements are equal."""
+        array, atoms = self.array, list(self.atoms)
+        for atom in self.atoms:
+            axis = atoms.index(atom)
+            first = array.take([0], axis=axis)
+            if (among is None or atom in among) and np.all(array == first):
+                array = first.reshape([n for i, n in enumerate(array.shape) if i != axis])
+                atoms.remove(atom)
+        return Coefficient(array, tuple(atoms))
+
+    def renamed(self, renaming: Renaming) -> Coefficient:
+        if not any(atom in renaming for atom in self.atoms):
+            return self
+        atoms: list[Atom] = []
+        shape: list[int] = []
+        for atom, length in zip(self.atoms, self.array.shape, strict=True):
+            parts = final_atoms((atom,), renaming)
+            atoms.extend(parts)
+            if len(parts) == 1:
+                shape.append(length)
+            else:
+                sizes = [part.size.static for part in parts]
+                if any(size is None for size in sizes):
+                    raise NotExpressible("a constant is cut at a size that is only known at run time")
+                shape.extend(size for size in sizes if size is not None)
+        return Coefficient(self.array.reshape(shape), tuple(atoms))
+
+
+def final_atoms(atoms: Iterable[Atom], renaming: Renaming) -> tuple[Atom, ...]:
+    out: list[Atom] = []
+    for atom in atoms:
+        out.extend(final_atoms(renaming[atom], renaming) if atom in renaming else (atom,))
+    return tuple(out)
+
+
+Poly = dict[Monomial, Coefficient]
+
+
+def constant(value: float) -> Poly:
+    return {UNIT: Coefficient(np.asarray(value, dtype=np.float64))} if value != 0 else {}
+
+
+def of_factor(factor: Factor, exponent: Exponent = 1) -> Poly:
+    return {frozenset({(factor, exponent)}): Coefficient(np.ones(()))}
+
+
+def of_size(size: Size) -> Poly:
+    monomial: Monomial = frozenset((Symbol(name), exponent) for name, exponent in size.symbols)
+    return {monomial: Coefficient(np.asarray(float(size.factor)))}
+
+
+def renamed(poly: Poly, renaming: Renaming) -> Poly:
+    """`poly` with its free atoms identified or cut as `renaming` says."""
+    if not renaming:
+        return poly
+    out: Poly = {}
+    for monomial, coefficient in poly.items():
+        factors = frozenset(
+            (dataclasses.replace(f, atoms=final_atoms(f.atoms, renaming)) if isinstance(f, Tensor) else f, e)
+            for f, e in monomial
+        )
+        out[factors] = coefficient.renamed(renaming)
+    return out
+
+
+class Algebra:
+    """Polynomials over one x; holds the table of roots.
+
+    Args:
+        x_atoms: All atoms of x.
+        tolerance: Relative difference below which two coefficients are one. Coefficients are exact but for the rounding
+            of float64: constants that were rounded (1/n in float32) are read as what was meant.
+    """
+
+    def __init__(self, x_atoms: frozenset[Atom], tolerance: float = 1e-9) -> None:
+        self.x_atoms = x_atoms
+        self.tolerance = tolerance
+        self.roots: list[Poly] = []
+
+    def add(self, p: Poly, q: Poly, sign: float = 1.0) -> Poly:
+        out = dict(p)
+        for monomial, coefficient in q.items():
+            scaled = coefficient if sign == 1.0 else Coefficient(coefficient.array * sign, coefficient.atoms)
+            old = out.get(monomial)
+            if old is None:
+                out[monomial] = scaled
+                continue
+            total = old + scaled
+            if total.magnitude() <= self.tolerance * max(old.magnitude(), scaled.magnitude()):
+                del out[monomial]
+            else:
+                out[monomial] = total
+        if len(out) > MAX_TERMS:
+            raise NotExpressible("the expression grows beyond what a normalisation needs")
+        return out
+
+    def multiply(self, p: Poly, q: Poly) -> Poly:
+        if len(p) * len(q) > MAX_TERMS * 4:
+            raise NotExpressible("the expression grows beyond what a normalisation needs")
+        out: Poly = {}
+        for a, u in p.items():
+            for b, v in q.items():
+                out = self.add(out, self._reduced(_product(a, b), u * v))
+        return out
+
+    def _reduced(self, monomial: Monomial, coefficient: Coefficient) -> Poly:
+        """One term with `root^2 -> its polynomial` applied, where that is not negative (else the root is NaN)."""
+        for factor, exponent in monomial:
+            if isinstance(factor, Root) and exponent >= 2 and self._is_never_negative(factor):
+                rest = _product(monomial, frozenset({(factor, -2)}))
+                return self.multiply({rest: coefficient}, self.roots[factor.index])
+        return {monomial: coefficient}
+
+    def _is_never_negative(self, root: Root) -> bool:
+        return self.lower_bound(self.roots[root.index]) >= 0
+
+    def inverse(self, p: Poly) -> Poly:
+        if len(p) == 1:
+            ((monomial, coefficient),) = p.items()
+            if np.any(coefficient.array == 0):
+                raise NotExpressible("division by zero")
+            inverted = frozenset((f, -e) for f, e in monomial)
+            return self._reduced(inverted, Coefficient(1.0 / coefficient.array, coefficient.atoms))
+        if not p:
+            raise NotExpressible("division by zero")
+        return of_factor(self._root(p), -2)
+
+    def sqrt(self, p: Poly) -> Poly:
+        if len(p) == 1:
+            ((monomial, coefficient),) = p.items()
+            if np.any(coefficient.array < 0):
+                raise NotExpressible("square root of a negative value")
+            factors: list[tuple[Factor, Exponent]] = []
+            for factor, exponent in monomial:
+                # 1/p is root(p)^-2 whatever the sign of p: its root is 1/root(p), but that of 1/p^2 is 1/|p|.
+                alone = len(monomial) == 1 and exponent == -2
+                if isinstance(factor, Root) and exponent % 2 == 0 and (alone or self._is_never_negative(factor)):
+                    factors.append((factor, exponent // 2))
+                elif isinstance(factor, Symbol):
+                    factors.append((factor, Fraction(exponent) / 2))
+                else:
+                    return of_factor(self._root(p))
+            return {frozenset(factors): Coefficient(np.sqrt(coefficient.array), coefficient.atoms)}
+        if not p:
+            return {}
+        return of_factor(self._root(p))
+
+    def power(self, p: Poly, exponent: float) -> Poly:
+        """`p ** exponent` for exponents that are multiples of 1/2."""
+        halves = round(exponent * 2)
+        if abs(halves - exponent * 2) > 1e-6 or abs(halves) > 8:
+            raise NotExpressible(f"a power of {exponent:g}")
+        base = self.sqrt(p) if halves % 2 else p
+        count = abs(halves) if halves % 2 else abs(halves) // 2
+        result = constant(1.0)
+        for _ in range(count):
+            result = self.multiply(result, base)
+        return self.inverse(result) if halves < 0 else result
+
+    def _root(self, p: Poly) -> Root:
+        for i, other in enumerate(self.roots):
+            if p.keys() == other.keys() and not self.add(p, other, -1.0):
+                return Root(i)
+        self.roots.append(p)
+        return Root(len(self.roots) - 1)
+
+    def varies_along(self, factor: Factor) -> frozenset[Atom]:
+        """The atoms along which a factor's value changes."""
+        if isinstance(factor, X):
+            return self.x_atoms
+        if isinstance(factor, Moment):
+            return self.x_atoms - factor.atoms
+        if isinstance(factor, Tensor):
+            return frozenset(factor.atoms)
+        if isinstance(factor, Root):
+            return self.poly_varies_along(self.roots[factor.index])
+        return frozenset()
+
+    def poly_varies_along(self, p: Poly) -> frozenset[Atom]:
+        out: set[Atom] = set()
+        for monomial, coefficient in p.items():
+            out.update(coefficient.atoms)
+            for factor, _ in monomial:
+                out |= self.varies_along(factor)
+        return frozenset(out)
+
+    def mean(self, p: Poly, over: frozenset[Atom], marks: frozenset[Atom] = frozenset()) -> Poly:
+        """E over the atoms `over` (of x, or free ones).
+
+        Args:
+            p: The value.
+            over: What is averaged over.
+            marks: The slices that the value belongs to; its moments are theirs.
+
+        Raises:
+            NotExpressible: When the mean is not a polynomial in moments of x.
+        """
+        p = self.marked(p, marks)
+        axes = frozenset(atom for atom in over if atom.axis is not None and atom.at is None)
+        out: Poly = {}
+        for monomial, coefficient in p.items():
+            power = next((e for f, e in monomial if isinstance(f, X)), 0)
+            coefficient = coefficient.varying(over)
+            inside = [(f, e) for f, e in monomial if not isinstance(f, X) and self.varies_along(f) & over]
+            weighted = bool(set(coefficient.atoms) & over)
+            if not power and not inside:
+                kept = tuple(i for i, atom in enumerate(coefficient.atoms) if atom in over)
+                term = Coefficient(coefficient.array.mean(axis=kept), tuple(a for a in coefficient.atoms if a not in over))
+                out = self.add(out, {monomial: term})
+                continue
+            if weighted or any(isinstance(f, Tensor) for f, _ in inside):
+                raise NotExpressible("a mean is taken of x weighted by something that varies inside the group")
+            if power and not inside and power in (1, 2):
+                reduced = axes | marks if axes or marks & over else axes
+                if not reduced:
+                    out = self.add(out, {monomial: coefficient})
+                    continue
+                swapped = _product(monomial, frozenset({(THE_X, -power), (Moment(int(power), reduced), 1)}))
+            elif not power and len(inside) == 1 and isinstance(inside[0][0], Moment) and inside[0][1] == 1:
+                moment = inside[0][0]
+                wider = Moment(moment.power, moment.atoms | axes)
+                swapped = _product(monomial, frozenset({(moment, -1), (wider, 1)}))
+            else:
+                raise NotExpressible("a mean is taken of something other than x, x^2 or a deviation of x from its mean")
+            out = self.add(out, {swapped: coefficient})
+        return out
+
+    def marked(self, p: Poly, marks: frozenset[Atom]) -> Poly:
+        """The expression with its moments named as those of the slices `marks`, so that slices are never confused."""
+        if not marks:
+            return p
+        out: Poly = {}
+        for monomial, coefficient in p.items():
+            factors: list[tuple[Factor, Exponent]] = []
+            for factor, exponent in monomial:
+                if isinstance(factor, Moment):
+                    own = {
+                        m for m in marks if any((a.axis, a.index) == (m.axis, m.index) for a in self.varies_along(factor))
+                    }
+                    factor = Moment(factor.power, factor.atoms | own)
+                elif isinstance(factor, Root):
+                    factor = self._root(self.marked(self.roots[factor.index], marks))
+                factors.append((factor, exponent))
+            out = self.add(out, {frozenset(factors): coefficient})
+        return out
+
+    def without_mark(self, p: Poly, mark: Atom) -> Poly:
+        """The expression of one slice as that of all slices: its moments are the moments at every position."""
+        out: Poly = {}
+        for monomial, coefficient in p.items():
+            factors: list[tuple[Factor, Exponent]] = []
+            for factor, exponent in monomial:
+                if isinstance(factor, Moment) and mark in factor.atoms:
+                    factor = Moment(factor.power, factor.atoms - {mark})
+                elif isinstance(factor, Root):
+                    factor = self._root(self.without_mark(self.roots[factor.index], mark))
+                elif isinstance(factor, Tensor) and mark in factor.atoms:
+                    raise NotExpressible("a tensor that belongs to one slice")
+                factors.append((factor, exponent))
+            kept = tuple(atom for atom in coefficient.atoms if atom != mark)
+            array = coefficient.array if kept == coefficient.atoms else coefficient.aligned(kept)
+            out = self.add(out, {frozenset(factors): Coefficient(array, kept)})
+        return out
+
+    def lower_bound(self, p: Poly) -> float:
+        """A constant that the value is never below, over the reals; -inf when none is known."""
+        groups: dict[Monomial, Poly] = {}
+        for monomial, coefficient in p.items():
+            sizes: Monomial = frozenset((f, e) for f, e in monomial if isinstance(f, Symbol))
+            groups.setdefault(sizes, {})[monomial - sizes] = coefficient
+        bound = 0.0
+        for sizes, poly in groups.items():
+            low = self._lower_bound_without_sizes(poly)
+            if sizes and low < 0:
+                return -np.inf
+            bound += 0.0 if sizes else low  # a size is at least 0
+        return bound
+
+    def _lower_bound_without_sizes(self, p: Poly) -> float:
+        bound = 0.0
+        for monomial, coefficient in p.items():
+            low = float(np.min(coefficient.array, initial=np.inf))
+            if monomial == UNIT:
+                bound += low
+                continue
+            if len(monomial) != 1:
+                return -np.inf
+            ((factor, exponent),) = monomial
+            if low < 0:
+                if not (isinstance(factor, Moment) and factor.power == 1 and exponent == 2):
+                    return -np.inf
+                square = p.get(frozenset({(Moment(2, factor.atoms), 1)}))
+                if square is None or np.any((square + coefficient).array < -self.tolerance * square.magnitude()):
+                    return -np.inf  # E[x^2] >= E[x]^2 holds for equal weights only
+            elif isinstance(factor, Root) and exponent == 1:
+                bound += low * max(self.lower_bound(self.roots[factor.index]), 0.0) ** 0.5
+            elif not (isinstance(factor, Moment) and factor.power == 2) and exponent % 2:
+                return -np.inf
+        return bound
+
+    def show(self, p: Poly) -> str:
+        """The polynomial for a report, e.g. `x*rstd - E[x]*rstd`."""
+        if not p:
+            return "0"
+        return " + ".join(self._show_term(m, c) for m, c in sorted(p.items(), key=lambda item: -len(item[0]))[:6])
+
+    def _show_term(self, monomial: Monomial, coefficient: Coefficient) -> str:
+        value = coefficient.scalar()
+        if value is None:
+            head = "c[...]"
+        else:
+            head = "" if value == 1 and monomial else ("-" if value == -1 and monomial else f"{value:.6g}")
+        parts = []
+        for factor, exponent in sorted(monomial, key=lambda item: str(item[0])):
+            text = f"sqrt({self.show(self.roots[factor.index])})" if isinstance(factor, Root) else str(factor)
+            parts.append(text if exponent == 1 else f"{text}^{exponent}")
+        return ("*" if head not in ("", "-") and parts else "").join([head, "*".join(parts)])
+
+
+def _product(a: Monomial, b: Monomial) -> Monomial:
+    if not a:
+        return b
+    if not b:
+        return a
+    exponents: dict[Factor, Exponent] = dict(a)
+    for factor, exponent in b:
+        exponents[factor] = exponents.get(factor, 0) + exponent
+    return frozenset((f, e) for f, e in exponents.items() if e)

@@ -1,0 +1,117 @@
+"""Where to look: the nodes that take statistics, and the tensors that they may be the statistics of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+
+from gn_onnx.group_norm import DOMAIN
+from gn_onnx.recognition.model_view import STANDARD_DOMAINS, ModelView
+
+STATISTICS = {
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "ReduceL2",
+    "GlobalAveragePool",
+    "AveragePool",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "BatchNormalization",
+    "GroupNormalization",
+}
+CONTRIB_STATISTICS = {"GroupNorm"}
+
+_LAYOUT_ONLY = {
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Identity",
+    "Cast",
+    "CastLike",
+    "Dropout",
+    "Split",
+    "Slice",
+}
+_ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Pow", "Neg", "Abs"}
+_MAX_STEPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """A node that takes statistics, and the candidates for x with the nodes between.
+
+    Attributes:
+        node: The node.
+        candidates: (x, nodes from x to `node`), farthest first: the farther, the more of the graph one node replaces.
+    """
+
+    node: ir.Node
+    candidates: tuple[tuple[ir.Value, tuple[ir.Node, ...]], ...]
+
+
+def find_seeds(view: ModelView, container: ir.Graph) -> Iterator[Seed]:
+    """Seeds of one graph (not of the graphs inside it), in graph order."""
+    calls = _functions_with_statistics(view)
+    for node in container:
+        if node.domain in STANDARD_DOMAINS and node.op_type in STATISTICS:
+            yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
+        elif node.domain == "com.microsoft" and node.op_type in CONTRIB_STATISTICS:
+            yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
+        elif node.op_identifier() in calls:
+            yield Seed(node, tuple(_candidates(view, node, node.inputs)))
+
+
+def _functions_with_statistics(view: ModelView) -> set[ir.OperatorIdentifier]:
+    """Model-local functions that take statistics, themselves or through others; ours are operators, not functions."""
+    found: set[ir.OperatorIdentifier] = set()
+    while True:
+        more = {
+            identifier
+            for identifier, function in view.functions.items()
+            if identifier not in found
+            and identifier[0] != DOMAIN
+            and any(
+                n.op_identifier() in found or (n.domain in STANDARD_DOMAINS and n.op_type in STATISTICS) for n in function
+            )
+        }
+        if not more:
+            return found
+        found |= more
+
+
+def _candidates(
+    view: ModelView, seed: ir.Node, inputs: Sequence[ir.Value | None]
+) -> Iterator[tuple[ir.Value, tuple[ir.Node, ...]]]:
+    for value in inputs:
+        if value is None or view.is_fixed(value):
+            continue  # weights that are standardised are no activations
+        chain: list[tuple[ir.Value, tuple[ir.Node, ...]]] = [(value, (seed,))]
+        for _ in range(_MAX_STEPS):
+            step = _step_back(view, chain[-1][0], seed)
+            if step is None:
+                break
+            node, source = step
+            chain.append((source, (node, *chain[-1][1])))
+        yield from reversed(chain)
+
+
+def _step_back(view: ModelView, value: ir.Value, seed: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The node that made `value`, if it only moves elements or does arithmetic on one tensor, and that tensor."""
+    node = value.producer()
+    if node is None or node.graph is not seed.graph or node.domain not in STANDARD_DOMAINS:
+        return None
+    if node.op_type in _LAYOUT_ONLY:
+        source = node.inputs[0]
+    elif node.op_type in _ARITHMETIC:
+        varying = {v for v in node.inputs if v is not None and not view.is_fixed(v)}
+        source = varying.pop() if len(varying) == 1 else None
+    else:
+        return None
+    if source is None or view.is_fixed(source):
+        return None
+    return node, source

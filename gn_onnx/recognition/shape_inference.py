@@ -1,0 +1,225 @@
+"""ONNX's own shape and type inference, on a copy of the graph without its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+
+from gn_onnx.recognition.sizes import Size
+
+_MAX_CARRIED_ELEMENTS = 64
+"""Initializers up to this size travel along with their values: shapes, axes and repeats are among them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """What inference says of one value: sizes of its dimensions (None: rank unknown) and its element type."""
+
+    sizes: tuple[Size, ...] | None
+    dtype: ir.DataType
+
+
+def infer_function(model: ir.Model, function: ir.Function, inputs: list[Inferred | None]) -> dict[str, Inferred]:
+    """By value name, for the body of a model-local function whose inputs are `inputs` (None: nothing is known)."""
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
+    for domain, version in function.opset_imports.items():
+        proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    proto.graph.name = function.name
+    for node in function:
+        proto.graph.node.extend(_stand_in(ir.serde.serialize_node(node)))
+    for parameter, known in zip(function.inputs, inputs, strict=True):
+        info = onnx.ValueInfoProto(name=parameter.name or "")
+        if known is not None and known.dtype != ir.DataType.UNDEFINED:
+            info = onnx.helper.make_tensor_value_info(info.name, known.dtype.value, _dims(known))
+        proto.graph.input.append(info)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in function.outputs)
+    proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values() if f is not function)
+    return _inferred(proto)
+
+
+def joined(first: Inferred | None, second: Inferred | None, name: str) -> Inferred | None:
+    """What is true of both: where two calls of a function differ, a dimension is unknown."""
+    if first is None or second is None or first.dtype != second.dtype:
+        return None
+    if first.sizes is None or second.sizes is None or len(first.sizes) != len(second.sizes):
+        return Inferred(None, first.dtype)
+    pairs = enumerate(zip(first.sizes, second.sizes, strict=True))
+    return Inferred(tuple(a if a == b else Size.symbol(f"{name}[{i}]") for i, (a, b) in pairs), first.dtype)
+
+
+def _dims(known: Inferred) -> list[int | str] | None:
+    if known.sizes is None:
+        return None
+    return [size.static if size.static is not None else str(size) for size in known.sizes]
+
+
+def infer(model: ir.Model) -> dict[str, Inferred]:
+    """By value name, for every value of the main graph and its subgraphs that inference reaches.
+
+    A model that inference refuses gives an empty table: its shapes are then simply not known.
+    """
+    proto = _skeleton(model)
+    shapes = _inferred(proto)
+    opset = next((o for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
+    if opset is not None and opset.version < _FOLLOWS_SHAPES:
+        # Only since opset 14 does inference follow Shape into Reshape; what it then finds, older rules may go on from.
+        for _ in range(_MAX_ROUNDS):
+            known = len(shapes)
+            newer = onnx.ModelProto()
+            newer.CopyFrom(proto)
+            _as_opset_14(newer)
+            shapes = _inferred(newer, _inferred(proto, shapes))
+            if len(shapes) == known:
+                break
+    return shapes
+
+
+_FOLLOWS_SHAPES = 14
+_MAX_ROUNDS = 4
+_AXES_INPUT = {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "split"}
+_STAND_IN = {
+    ("com.microsoft.nchwc", "Conv"): "Conv",
+    ("com.microsoft.nchwc", "MaxPool"): "MaxPool",
+    ("com.microsoft.nchwc", "AveragePool"): "AveragePool",
+    ("com.microsoft.nchwc", "GlobalAveragePool"): "GlobalAveragePool",
+    ("com.microsoft.nchwc", "GlobalMaxPool"): "GlobalMaxPool",
+    ("com.microsoft.nchwc", "ReorderInput"): "Identity",
+    ("com.microsoft", "FusedConv"): "Conv",
+    ("com.microsoft", "FusedMatMul"): "MatMul",
+    ("com.microsoft", "FusedGemm"): "Gemm",
+    ("com.microsoft", "QuickGelu"): "Identity",
+    ("com.microsoft", "Gelu"): "Identity",
+    ("com.microsoft", "FastGelu"): "Identity",
+    ("com.microsoft", "BiasGelu"): "Identity",
+    ("com.microsoft", "QLinearSigmoid"): "Identity",
+    ("com.microsoft", "QLinearLeakyRelu"): "Identity",
+    ("com.microsoft", "QLinearGlobalAveragePool"): "GlobalAveragePool",
+    ("com.microsoft", "QLinearAveragePool"): "AveragePool",
+}
+"""Operators of ONNX Runtime's optimiser whose result has the shape that a standard operator's would have."""
+
+
+def _inferred(proto: onnx.ModelProto, known: dict[str, Inferred] | None = None) -> dict[str, Inferred]:
+    """What inference finds, starting from what is `known`."""
+    if known:
+        named = {info.name for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
+        for name, found in known.items():
+            if name not in named and found.sizes is not None:
+                proto.graph.value_info.append(onnx.helper.make_tensor_value_info(name, found.dtype.value, _dims(found)))
+    try:
+        inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+    except Exception:  # inference raises several unrelated types on odd models; none of them is ours to report
+        return known or {}
+    shapes: dict[str, Inferred] = {}
+    _collect(inferred.graph, shapes)
+    return shapes
+
+
+def _as_opset_14(proto: onnx.ModelProto) -> None:
+    """The same graph as far as shapes are concerned: attributes that became inputs by then are inputs."""
+    for opset in proto.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = _FOLLOWS_SHAPES
+    for i, node in enumerate(proto.graph.node):
+        name = _AXES_INPUT.get(node.op_type)
+        for attribute in list(node.attribute):
+            if attribute.name != name:
+                continue
+            constant = onnx.helper.make_tensor(f"_{name}_{i}", onnx.TensorProto.INT64, [len(attribute.ints)], attribute.ints)
+            proto.graph.initializer.append(constant)
+            node.input.append(constant.name)
+            node.attribute.remove(attribute)
+
+
+def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The node, or standard ones with the same shapes for an operator that ONNX's inference does not know."""
+    if (node.domain, node.op_type) == ("com.microsoft.nchwc", "ReorderOutput"):
+        channels = next((a.i for a in node.attribute if a.name == "channels"), 0)
+        out, name = node.output[0], node.output[0] + "/channels"
+        constants = [
+            onnx.helper.make_node("Constant", [], [f"{name}{i}"], value_ints=[value])
+            for i, value in enumerate((0, channels, 1))
+        ]
+        return [*constants, onnx.helper.make_node("Slice", [node.input[0], *(f"{name}{i}" for i in range(3))], [out])]
+    if node.domain == "com.microsoft" and node.op_type in ("QLinearAdd", "QLinearMul"):
+        return [onnx.helper.make_node("Add", [node.input[0], node.input[3]], list(node.output))]
+    standard = _STAND_IN.get((node.domain, node.op_type))
+    if standard is None:
+        return [node]
+    inputs = list(node.input[:1] if standard == "Identity" else node.input[:3])
+    kept = {"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "ceil_mode", "count_include_pad"}
+    copy = onnx.helper.make_node(standard, inputs, list(node.output[:1]))
+    copy.attribute.extend(a for a in node.attribute if a.name in kept and standard not in ("Identity", "MatMul"))
+    return [copy]
+
+
+def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    proto = onnx.ModelProto(ir_version=model.ir_version)
+    for domain, version in model.graph.opset_imports.items():
+        proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    proto.graph.name = model.graph.name or "graph"
+    for node in model.graph:
+        proto.graph.node.extend(_stand_in(ir.serde.serialize_node(node)))
+    proto.graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in model.graph.outputs)
+    proto.graph.value_info.extend(_annotations(model.graph))
+    inputs = {value.name for value in model.graph.inputs}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if tensor.size <= _MAX_CARRIED_ELEMENTS and not isinstance(tensor, ir.ExternalTensor):
+            proto.graph.initializer.append(ir.serde.serialize_tensor(tensor))
+            proto.graph.initializer[-1].name = name
+        elif name not in inputs:
+            info = onnx.helper.make_tensor_value_info(
+                name, tensor.dtype.value, [d for d in tensor.shape if isinstance(d, int)]
+            )
+            proto.graph.input.append(info)
+    _without_identities(proto.graph)
+    proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())
+    return proto
+
+
+def _without_identities(graph: onnx.GraphProto) -> None:
+    """Reads small constants directly: inference does not follow the value of a shape through Identity."""
+    constants = {tensor.name for tensor in graph.initializer}
+    constants.update(node.output[0] for node in graph.node if node.op_type == "Constant")
+    source: dict[str, str] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in source:
+                node.input[i] = source[name]
+        if node.op_type == "Identity" and node.input[0] in constants:
+            source[node.output[0]] = node.input[0]
+
+
+def _annotations(graph: ir.Graph) -> Iterable[onnx.ValueInfoProto]:
+    outputs = set(graph.outputs)
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is not None and value.type is not None and value not in outputs:
+                yield ir.serde.serialize_value(value)
+
+
+def _collect(graph: onnx.GraphProto, shapes: dict[str, Inferred]) -> None:
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        dtype = ir.DataType(info.type.tensor_type.elem_type)
+        if not info.type.tensor_type.HasField("shape"):
+            shapes.setdefault(info.name, Inferred(None, dtype))
+            continue
+        sizes = []
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value"):
+                sizes.append(Size.of(dim.dim_value))
+            else:
+                sizes.append(Size.symbol(dim.dim_param or f"{info.name}[{axis}]"))
+        shapes.setdefault(info.name, Inferred(tuple(sizes), dtype))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _collect(attribute.g, shapes)

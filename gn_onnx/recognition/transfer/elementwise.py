@@ -1,0 +1,268 @@
+"""Arithmetic operators, element by element."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from gn_onnx.recognition.algebra import THE_X, Moment, NotExpressible, Poly, constant, of_factor, of_size
+from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
+from gn_onnx.recognition.integers import is_rounded
+from gn_onnx.recognition.layout import free_dim
+from gn_onnx.recognition.sizes import Size
+from gn_onnx.recognition.transfer.common import (
+    TransferFunction,
+    axes,
+    float_attribute,
+    has_input,
+    int_attribute,
+    operand,
+    scalar_constant,
+)
+
+_LARGE = 1e30
+"""A bound beyond this never clamps: exporters write the type's largest value where they mean infinity."""
+
+
+def binary(evaluation: Evaluation, a: Fact, b: Fact, function: Callable[[Poly, Poly], Poly]) -> Fact:
+    p, q, dims = evaluation.combine(a, b)
+    return Fact(function(p, q), dims)
+
+
+def _binary(combine: Callable[[Evaluation], Callable[[Poly, Poly], Poly]]) -> TransferFunction:
+    def apply(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+        if "broadcast" in node.attributes or "axis" in node.attributes:
+            raise NotExpressible("broadcasting as before opset 7")
+        a, b = operand(evaluation, node, 0, depth), operand(evaluation, node, 1, depth)
+        return binary(evaluation, a, b, combine(evaluation))
+
+    return apply
+
+
+def _divide(evaluation: Evaluation) -> Callable[[Poly, Poly], Poly]:
+    return lambda p, q: evaluation.algebra.multiply(p, evaluation.algebra.inverse(q))
+
+
+def _sum(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    facts = [operand(evaluation, node, i, depth) for i in range(len(node.inputs))]
+    return functools.reduce(lambda a, b: binary(evaluation, a, b, evaluation.algebra.add), facts)
+
+
+def _unary(function: Callable[[Evaluation, Poly], Poly]) -> TransferFunction:
+    def apply(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+        fact = operand(evaluation, node, 0, depth)
+        return Fact(function(evaluation, fact.poly), fact.dims)
+
+    return apply
+
+
+def _power(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    exponent = scalar_constant(evaluation, node, 1, depth)
+    if exponent is None:
+        raise NotExpressible("a power that is not one constant")
+    fact = operand(evaluation, node, 0, depth)
+    return Fact(evaluation.algebra.power(fact.poly, exponent), fact.dims)
+
+
+def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    to = ir.DataType(int_attribute(evaluation, node, "to", 0))
+    if to not in FLOATS:
+        raise NotExpressible(f"a cast to {to.name}")
+    value = node.inputs[0]
+    x_type = evaluation.view.dtype(evaluation.root)
+    if value is not None and value in evaluation.facts and x_type is not None and to.itemsize < x_type.itemsize:
+        raise NotExpressible(f"x is rounded to {to.name} on the way")
+    if value is not None and value not in evaluation.facts:
+        sizes = evaluation.integers(value)
+        if (
+            sizes is not None
+            and sizes.size == 1
+            and isinstance(sizes.ravel()[0], Size)
+            and not is_rounded(evaluation, value)
+        ):
+            size: Size = sizes.ravel()[0]
+            return Fact({} if size.is_zero else of_size(size), ((),) * sizes.ndim)
+    return operand(evaluation, node, 0, depth)
+
+
+def _cast_like(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    like = node.inputs[1]
+    dtype = None if like is None else evaluation.view.dtype(like)
+    if dtype not in FLOATS:
+        raise NotExpressible("a cast to a type that is not a float, or not known")
+    return operand(evaluation, node, 0, depth)
+
+
+def _identity(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    return operand(evaluation, node, 0, depth)
+
+
+def _dropout(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, Fact]:
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    if training is not None:
+        flag = evaluation.view.constant(training)
+        if flag is None or bool(flag.ravel()[0]):
+            raise NotExpressible("Dropout in training mode")
+    return {node.outputs[0]: operand(evaluation, node, 0, depth)}
+
+
+def _at_least(evaluation: Evaluation, fact: Fact, bound: float, what: str) -> Fact:
+    """The value, where a lower bound never takes effect over the reals."""
+    if fact.poly and bound <= evaluation.algebra.lower_bound(fact.poly) * (1 + 1e-6):
+        return fact
+    raise NotExpressible(f"{what} clamps the value at {bound:g} from below")
+
+
+def _relu(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    return _at_least(evaluation, operand(evaluation, node, 0, depth), 0.0, "Relu")
+
+
+def _max(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    values: list[Fact] = []
+    bound = -np.inf
+    for i in range(len(node.inputs)):
+        number = scalar_constant(evaluation, node, i, depth)
+        if number is None:
+            values.append(operand(evaluation, node, i, depth))
+        else:
+            bound = max(bound, number)
+    if len(values) != 1:
+        raise NotExpressible("the maximum of several values")
+    return _at_least(evaluation, values[0], bound, "Max")
+
+
+def _clip(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    low, high = -np.inf, np.inf
+    if "min" in node.attributes:
+        low = float_attribute(evaluation, node, "min", low)
+    elif has_input(node, 1):
+        low = _bound(evaluation, node, 1, depth)
+    if "max" in node.attributes:
+        high = float_attribute(evaluation, node, "max", high)
+    elif has_input(node, 2):
+        high = _bound(evaluation, node, 2, depth)
+    if high < _LARGE and not (high >= 65504 and evaluation.root.dtype == ir.DataType.FLOAT16):
+        raise NotExpressible(f"Clip clamps the value at {high:g} from above")
+    fact = operand(evaluation, node, 0, depth)
+    return fact if low < -_LARGE else _at_least(evaluation, fact, low, "Clip")
+
+
+def _bound(evaluation: Evaluation, node: ir.Node, index: int, depth: int) -> float:
+    value = node.inputs[index]
+    array = None if value is None else evaluation.view.folded(value)  # may be infinite
+    if array is not None and array.size == 1:
+        return float(array.ravel()[0])
+    number = scalar_constant(evaluation, node, index, depth)
+    if number is None:
+        raise NotExpressible("a clamp at a bound that is not constant")
+    return number
+
+
+def _abs(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    fact = operand(evaluation, node, 0, depth)
+    if fact.poly and evaluation.algebra.lower_bound(fact.poly) >= 0:
+        return fact
+    raise NotExpressible("an absolute value")
+
+
+def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    condition = None if node.inputs[0] is None else evaluation.view.folded(node.inputs[0])
+    if condition is not None and condition.size and np.all(condition == condition.ravel()[0]):
+        holds: bool | None = bool(condition.ravel()[0])
+    else:
+        holds = _always(evaluation, node, depth)
+    if holds is None and _is_zero_of_constant_group(evaluation, node, depth):
+        holds = False
+    if holds is None:
+        raise NotExpressible("a choice that depends on the data")
+    chosen, other = (1, 2) if holds else (2, 1)
+    fact = operand(evaluation, node, chosen, depth)
+    unused = node.inputs[other]
+    shape = None if unused is None else evaluation.shape(unused)
+    if shape is None:
+        raise NotExpressible("a choice between values of unknown shape")
+    zero = Fact(constant(0.0), tuple(free_dim(size) for size in shape))
+    return binary(evaluation, fact, zero, evaluation.algebra.add)  # the other operand still broadcasts
+
+
+def _is_zero_of_constant_group(evaluation: Evaluation, node: ir.Node, depth: int) -> bool:
+    """Where(min(x) == max(x) and ..., 0, x - E[x]): in a constant group the deviation is 0 anyway."""
+    if scalar_constant(evaluation, node, 1, depth) != 0.0:
+        return False
+    moments = [f for m in operand(evaluation, node, 2, depth).poly for f, e in m if isinstance(f, Moment) and e == 1]
+    deviation = evaluation.algebra.add(of_factor(THE_X), of_factor(moments[0]), -1.0) if len(moments) == 1 else {}
+    if not deviation or evaluation.algebra.add(operand(evaluation, node, 2, depth).poly, deviation, -1.0):
+        return False
+    return any(_compares_extremes(evaluation, test, moments[0], depth) for test in _conjuncts(node.inputs[0]))
+
+
+def _conjuncts(value: ir.Value | None) -> list[ir.Node]:
+    node = None if value is None else value.producer()
+    if node is None:
+        return []
+    return [n for v in node.inputs for n in _conjuncts(v)] if node.op_type == "And" else [node]
+
+
+def _compares_extremes(evaluation: Evaluation, test: ir.Node, moment: Moment, depth: int) -> bool:
+    producers = [v.producer() if v is not None else None for v in test.inputs]
+    if test.op_type != "Equal" or {p.op_type if p is not None else "" for p in producers} != {"ReduceMin", "ReduceMax"}:
+        return False
+    for extreme in producers:
+        assert extreme is not None
+        fact = operand(evaluation, extreme, 0, depth)
+        over = axes(evaluation, extreme, len(fact.dims)) or range(len(fact.dims))
+        atoms = frozenset(atom for axis in over for atom in fact.dims[axis])
+        if evaluation.algebra.add(fact.poly, of_factor(THE_X), -1.0) or atoms != moment.atoms:
+            return False
+    return True
+
+
+def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
+    """What the comparison in front of a Where gives for every x, where a lower bound of the value tells."""
+    test = None if node.inputs[0] is None else node.inputs[0].producer()
+    if test is None or test.op_type not in _COMPARISONS:
+        return None
+    bound = scalar_constant(evaluation, test, 1, depth)
+    if bound is None:
+        return None
+    low = evaluation.algebra.lower_bound(operand(evaluation, test, 0, depth).poly)
+    above, answer = _COMPARISONS[test.op_type]
+    if bound < low or (bound == low and not above):
+        return answer
+    # At the bound itself the other branch is taken, which makes no difference where that is the bound.
+    if bound == low and scalar_constant(evaluation, node, 2 if answer else 1, depth) == bound:
+        return answer
+    return None
+
+
+_COMPARISONS = {
+    "Less": (False, False),
+    "LessOrEqual": (True, False),
+    "Greater": (True, True),
+    "GreaterOrEqual": (False, True),
+}
+"""Operator -> (the value has to be strictly above the bound to decide, and then the answer is)."""
+
+TABLE: dict[str, TransferFunction] = {
+    "Add": _binary(lambda e: e.algebra.add),
+    "Sub": _binary(lambda e: lambda p, q: e.algebra.add(p, q, -1.0)),
+    "Mul": _binary(lambda e: e.algebra.multiply),
+    "Div": _binary(_divide),
+    "Sum": _sum,
+    "Neg": _unary(lambda e, p: e.algebra.multiply(p, constant(-1.0))),
+    "Sqrt": _unary(lambda e, p: e.algebra.sqrt(p)),
+    "Reciprocal": _unary(lambda e, p: e.algebra.inverse(p)),
+    "Pow": _power,
+    "Abs": _abs,
+    "Relu": _relu,
+    "Max": _max,
+    "Clip": _clip,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Identity": _identity,
+    "Dropout": _dropout,
+    "Where": _where,
+}

@@ -1,0 +1,1 @@
+"""What was done, for people: text, JSON and a page."""
