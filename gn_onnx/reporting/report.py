@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
     from gn_onnx.checking.verify import Verification
     from gn_onnx.group_norm import GroupNorm, Rejection
-
-_REPLACED = re.compile(r"/replaced(_\d+)?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +116,8 @@ def verification_lines(verification: Verification, console: Console) -> list[str
 
 
 def value_name(value: ir.Value) -> str:
-    """The value's name in the original model; fusing gives a replaced value's name to the new one."""
-    return _REPLACED.sub("", value.name or "")
+    """The value's name in the model, "" when it has none."""
+    return value.name or ""
 
 
 def site_json(site: GroupNorm) -> dict[str, object]:
