@@ -29,8 +29,8 @@ class Unsupported(Exception):  # noqa: N818 - the model is outside of what tests
 
 
 def wide(array: Array) -> Array:
-    """float64, int64 or bool."""
-    if array.dtype.kind == "b":
+    """float64, int64 or bool; a longer float stays as it is, and what is computed from it is as long."""
+    if array.dtype.kind == "b" or array.dtype == np.longdouble:
         return array
     if array.dtype.kind in "iu":
         return array.astype(np.int64)
@@ -237,7 +237,7 @@ def _split(call: Call, x: Array, sizes: Array | None = None) -> tuple[Array, ...
 def _cast(call: Call, x: Array) -> Array:
     to = call.get("to")
     if to in _FLOAT_TYPES:
-        return x.astype(np.float64)
+        return wide(x.astype(np.float64) if x.dtype.kind != "f" else x)
     return x.astype(np.bool_) if to == _BOOL else np.trunc(x).astype(np.int64)
 
 
@@ -251,7 +251,7 @@ def _divide(call: Call, a: Array, b: Array) -> Array:
 
 
 def _pow(call: Call, a: Array, b: Array) -> Array:
-    result = np.power(a.astype(np.float64), b)
+    result = np.power(a if a.dtype.kind == "f" else a.astype(np.float64), b)
     return result if a.dtype.kind == "f" else result.astype(a.dtype)
 
 
