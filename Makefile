@@ -1,4 +1,4 @@
-# make demo | test | lint | test-models | format | clean. Each sets up .venv by itself; a second call starts at once.
+# make demo | test | test-slow | lint | test-models | format | clean. Each sets up .venv by itself; a second call starts at once.
 #
 # GN_ONNX_CUDA=OFF (the default here) builds the CPU kernels only. AUTO or ON also fetch nvcc from PyPI, 105 MB, and
 # compile the CUDA kernels.
@@ -15,14 +15,17 @@ NATIVE_SOURCES := $(shell find custom_ops -type f -not -path '*/build*' 2>/dev/n
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed-$(GN_ONNX_CUDA)
 
-.PHONY: demo test lint format test-models clean
+.PHONY: demo test test-slow lint format test-models clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(PY) -m models.demo
 
 test: $(INSTALLED)
-	$(PY) -m pytest
+	$(PY) -m pytest -m 'not slow'
+
+test-slow: $(INSTALLED)
+	$(PY) -m pytest -m slow
 
 lint: $(PACKAGES)
 	$(VENV)/bin/ruff check .
