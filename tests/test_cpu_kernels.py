@@ -17,6 +17,8 @@ CUSTOM_OPS = pathlib.Path(__file__).parents[1] / "custom_ops"
 PATH = os.pathsep.join((str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")))
 CMAKE = shutil.which("cmake", path=PATH)
 
+QUICKLY_BUILT = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1")
+
 pytestmark = pytest.mark.skipif(
     CMAKE is None or shutil.which(os.environ.get("CXX", "c++")) is None, reason="no CMake or no C++ compiler"
 )
@@ -36,22 +38,27 @@ def run(program: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=900, check=False)
 
 
-def test_kernels_agree_with_the_definition(tmp_path: pathlib.Path) -> None:
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return build(tmp_path_factory.mktemp("released"))
+
+
+def test_kernels_agree_with_the_definition(released: pathlib.Path) -> None:
     """Every instruction set, type, layout and activation; the same bits in every batch, order and place."""
-    result = run(build(tmp_path), "--quick")
+    result = run(released, "--quick")
     assert result.returncode == 0, result.stdout[-4000:]
 
 
 @pytest.mark.slow
-def test_kernels_agree_with_the_definition_on_large_tensors(tmp_path: pathlib.Path) -> None:
-    result = run(build(tmp_path))
+def test_kernels_agree_with_the_definition_on_large_tensors(released: pathlib.Path) -> None:
+    result = run(released, "--large")
     assert result.returncode == 0, result.stdout[-4000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_sanitizers_find_nothing(sanitizer: str, tmp_path: pathlib.Path) -> None:
-    result = run(build(tmp_path, f"-DGN_ONNX_SANITIZE={sanitizer}"), "--quick")
+    result = run(build(tmp_path, f"-DGN_ONNX_SANITIZE={sanitizer}", *QUICKLY_BUILT), "--quick")
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
 
 
@@ -65,8 +72,8 @@ BROKEN = {
     "the shift is not corrected for": ("moments.h", "d.squares - d.sum * offset", "d.squares"),
     "a bad shift is kept": (
         "moments.h",
-        "    moments_of(deviations(x, count, mean), static_cast<double>(mean), n, &moments);\n",
-        "",
+        "moments_of(deviations(x, count, mean), static_cast<double>(mean), n, &moments);",
+        "static_cast<void>(mean);",
     ),
     "a bad shift is kept in columns": ("column_sums.h", "if (take(count, result)) return;", "take(count, result); return;"),
     "the batch decides in which order chunks are added": (
@@ -77,7 +84,7 @@ BROKEN = {
     "a row's end is read after it was written": (
         "rows.h",
         "store(y + last, tail);",
-        "store(y + last, result(load(x + last)));",
+        "store(y + last, result(load(x + last) + 0 * tail));",
     ),
     "a row takes the bias of another": ("channels_first.h", "to_wide(bias_[channel])", "to_wide(bias_[0 * channel])"),
 }
@@ -93,5 +100,5 @@ def test_broken_kernels_fail(mistake: str, tmp_path: pathlib.Path) -> None:
     text = source.read_text()
     assert text.count(right) == 1, f"{name} no longer has the line that this test breaks"
     source.write_text(text.replace(right, wrong))
-    result = run(build(tmp_path / "build", "-DCMAKE_CXX_FLAGS=-Wno-error", source=root), "--quick")
+    result = run(build(tmp_path / "build", *QUICKLY_BUILT, "-DGN_ONNX_BASELINE_ONLY=ON", source=root), "--quick")
     assert result.returncode != 0, "the tests did not notice"

@@ -1,6 +1,7 @@
 // The CPU kernels of every instruction set that this processor has, against the definition in long double.
 //
-// To add a case, add a line to kShapes. Exit status 0 and a count when all is well; otherwise what differs first.
+// To add a case, add a line to kShapes. --quick leaves out the large tensors, --large takes only them. Exit status 0
+// and a count when all is well; otherwise what differs first.
 
 #include <atomic>
 #include <cmath>
@@ -37,6 +38,7 @@ constexpr Shape kShapes[] = {
     {"wide rows", 2, 600, 5, 3},
     {"more channels than are held at a time", 1, 2064, 3, 8},
     {"more groups than a slab", 1, 400, 9, 200},
+    {"samples of several chunks", 5, 2, 9001, 1},
     {"large", 1, 32, 70001, 2},
 };
 
@@ -183,14 +185,18 @@ void one_problem(const Isa& isa, const Type& type, const Shape& shape, Layout la
   same_alone(what, isa, problem, y);
 }
 
-void all_of(const Isa& isa, bool quick) {
+enum class Extent { kQuick, kLarge, kAll };
+
+void all_of(const Isa& isa, Extent extent) {
   constexpr Activation kActivations[] = {Activation::kNone, Activation::kRelu, Activation::kSilu,
                                          Activation::kHardSwish, Activation::kLeakyRelu};
   for (const Type& type : kTypes) {
     for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
       for (const Shape& shape : kShapes) {
-        if (shape.spatial > 10000) {
-          if (!quick) one_problem(isa, type, shape, layout, Activation::kNone, Input::kLargeMean);
+        const bool large = shape.spatial > 10000;
+        if (extent != Extent::kAll && large != (extent == Extent::kLarge)) continue;
+        if (large) {
+          one_problem(isa, type, shape, layout, Activation::kNone, Input::kLargeMean);
           continue;
         }
         for (const Input input : kInputs) one_problem(isa, type, shape, layout, Activation::kNone, input);
@@ -203,7 +209,7 @@ void all_of(const Isa& isa, bool quick) {
       }
       bad_values_stay_in_their_group(isa, type, layout);
     }
-    if (!quick) large_results(isa, type);
+    if (extent != Extent::kQuick) large_results(isa, type);
   }
 }
 
@@ -211,9 +217,11 @@ void all_of(const Isa& isa, bool quick) {
 }  // namespace gn::test
 
 int main(int argc, char** argv) {
-  const bool quick = argc > 1 && std::string(argv[1]) == "--quick";
+  using gn::test::Extent;
+  const std::string wanted = argc > 1 ? argv[1] : "";
+  const Extent extent = wanted == "--quick" ? Extent::kQuick : wanted == "--large" ? Extent::kLarge : Extent::kAll;
   const gn::IsaList& list = gn::supported_isas();
-  for (int i = 0; i < list.count; ++i) gn::test::all_of(list.isas[i], quick);
+  for (int i = 0; i < list.count; ++i) gn::test::all_of(list.isas[i], extent);
   std::printf("%d checks, %d failed, on", gn::test::checks, gn::test::failures);
   for (int i = 0; i < list.count; ++i) std::printf(" %s", list.isas[i].name);
   std::printf("\n");

@@ -11,11 +11,11 @@
 
 namespace gn::test {
 
-enum class Input { kOrdinary, kLowVariance, kLargeMean, kNearLargest, kSubnormal, kConstant };
-inline constexpr Input kInputs[] = {Input::kOrdinary,    Input::kLowVariance, Input::kLargeMean,
-                                    Input::kNearLargest, Input::kSubnormal,   Input::kConstant};
-inline constexpr const char* kInputNames[] = {"ordinary",         "low variance", "large mean",
-                                              "near the largest", "subnormal",    "constant"};
+enum class Input { kOrdinary, kLowVariance, kLargeMean, kNearLargest, kSubnormal, kConstant, kMisleading };
+inline constexpr Input kInputs[] = {Input::kOrdinary,  Input::kLowVariance, Input::kLargeMean, Input::kNearLargest,
+                                    Input::kSubnormal, Input::kConstant,    Input::kMisleading};
+inline constexpr const char* kInputNames[] = {"ordinary",  "low variance", "large mean", "near the largest",
+                                              "subnormal", "constant",     "misleading"};
 
 // A tensor of one type with guarded ends, `offset` elements past an aligned address.
 class Tensor {
@@ -85,6 +85,23 @@ struct Problem {
   }
 
  private:
+  // Where the kernels look for a first guess at the mean, when the sample is one group of one chunk.
+  bool sampled(std::int64_t c, std::int64_t s) const {
+    if (sizes.layout == Layout::kChannelsLast) {
+      const std::int64_t rows = 2 + 16 * sizes.num_groups / sizes.channels;
+      for (std::int64_t i = 0; i < rows; ++i) {
+        if (s == i * sizes.spatial / rows) return true;
+      }
+      return false;
+    }
+    const std::int64_t at = c * sizes.spatial + s;
+    for (std::int64_t third = 0; third <= 3; ++third) {
+      const std::int64_t begin = (sizes.channels * sizes.spatial - 16) * third / 3;
+      if (at >= begin - 2 && at < begin + 24) return true;
+    }
+    return false;
+  }
+
   void fill() {
     std::mt19937_64 random(12345);
     std::normal_distribution<double> normal;
@@ -112,6 +129,9 @@ struct Problem {
               break;
             case Input::kConstant:
               value = 0.1 + static_cast<double>(n);
+              break;
+            case Input::kMisleading:
+              value = z + (sampled(c, s) ? 1000.0 : 0.0);
               break;
           }
           x.set(index(n, c, s), value);
