@@ -1,4 +1,5 @@
-# make demo | test | test-slow | lint | test-models | format | clean. Each sets up .venv by itself; a second call starts at once.
+# make demo | test | test-slow | test-models | bench | lint | format | clean. Each sets up .venv by itself; a second call
+# starts at once.
 #
 # GN_ONNX_CUDA=OFF (the default here) builds the CPU kernels only. AUTO or ON also fetch nvcc from PyPI, 105 MB, and
 # compile the CUDA kernels.
@@ -12,10 +13,11 @@ export GN_ONNX_CUDA ?= OFF
 
 TORCH := $(shell grep '^torch==' constraints.txt)
 NATIVE_SOURCES := $(shell find custom_ops -type f -not -path '*/build*' 2>/dev/null)
+CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(NATIVE_SOURCES))
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed-$(GN_ONNX_CUDA)
 
-.PHONY: demo test test-slow lint format test-models clean
+.PHONY: demo test test-slow lint format test-models bench clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -31,10 +33,16 @@ lint: $(PACKAGES)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: $(PACKAGES)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
+
+# Times of single GroupNorms in the shapes of real networks; whole models: gn-onnx bench MODEL.
+bench: $(INSTALLED)
+	$(PY) -m gn_onnx bench --kernels
 
 test-models: $(INSTALLED) $(VENV)/.model-libraries
 	$(PY) -m models.matrix

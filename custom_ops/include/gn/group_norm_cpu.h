@@ -16,7 +16,8 @@ std::size_t group_norm_cpu_workspace_bytes(const GroupNormProblem& problem);
 
 // Cannot fail once the problem is valid: sizes were checked by the caller. Statistics are accumulated in an order that
 // depends on the group's own size and layout only, so the bits do not depend on batch size, position or thread count.
-void group_norm_cpu(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace, const Parallel& parallel);
+void group_norm_cpu(const GroupNormProblem& problem, const GroupNormBuffers& buffers, void* workspace,
+                    const Parallel& parallel);
 
 // Name of the instruction set chosen at run time: "avx512", "avx2", "baseline", "neon".
 const char* group_norm_cpu_isa();
