@@ -81,6 +81,8 @@ def check(model: Model, form: Form, folder: pathlib.Path, *, truth: list[np.ndar
         row.original = distance(run(original, running, library=False), truth)
     except GnOnnxError as error:
         row.refused = f"original: {error}"  # it is fused and counted all the same
+    if not np.isfinite(row.original):
+        row.refused = f"original: outputs are not finite in {form.dtype}, or of another shape than PyTorch's"
     row.torch = distance([value.numpy() for value in running.outputs()], truth)
     limit = min(2 * max(row.torch, row.original) + ROUNDINGS * float(np.finfo(form.dtype).eps), MOST[form.dtype])
     for target in TARGETS:
