@@ -19,6 +19,7 @@ from gn_onnx.recognition.recognize import recognize
 from gn_onnx.rewriting.epilogues import with_epilogues
 from gn_onnx.rewriting.opsets import converted, onnx_opset
 from gn_onnx.rewriting.rewrite import rewrite, standardise
+from gn_onnx.rewriting.transposes import across_transposes
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class FuseGroupNorm(ir.passes.InPlacePass):
             found, rejected = self._to_onnx(model, found, rejected)
         else:
             found = with_epilogues(model, found) if self.activations else found
+            found = across_transposes(found)
             rewrite(model, found)
         self.fused, self.rejected = tuple(found), tuple(rejected)
         return ir.passes.PassResult(model, modified=bool(found))

@@ -33,7 +33,7 @@ RECOGNISER = (
 )
 """On top of the mathematics: each layer may import those before it and its own, but never the layers above."""
 
-REWRITER = (("rewriting.functions", "rewriting.building"), ("rewriting.rewrite",))
+REWRITER = (("rewriting.functions", "rewriting.building", "rewriting.transposes"), ("rewriting.rewrite",))
 """Beside the recogniser: knows the record GroupNorm, not how it was found."""
 
 OPTIONAL = {"onnxruntime", "torch", "onnxscript", "openvino", "rich", "matplotlib"}
