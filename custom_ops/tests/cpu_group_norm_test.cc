@@ -201,7 +201,9 @@ void all_of(const Isa& isa, Extent extent) {
         }
         for (const Input input : kInputs) one_problem(isa, type, shape, layout, Activation::kNone, input);
         for (const Activation activation : kActivations) {
-          if (activation != Activation::kNone) one_problem(isa, type, shape, layout, activation, Input::kOrdinary);
+          if (activation == Activation::kNone) continue;
+          one_problem(isa, type, shape, layout, activation, Input::kOrdinary);
+          one_problem(isa, type, shape, layout, activation, Input::kWideResult);
         }
       }
       for (const Shape& empty : {Shape{"", 0, 4, 3, 2}, Shape{"", 2, 0, 3, 2}, Shape{"", 2, 4, 0, 2}}) {

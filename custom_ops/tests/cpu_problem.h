@@ -11,11 +11,11 @@
 
 namespace gn::test {
 
-enum class Input { kOrdinary, kLowVariance, kLargeMean, kNearLargest, kSubnormal, kConstant, kMisleading };
-inline constexpr Input kInputs[] = {Input::kOrdinary,  Input::kLowVariance, Input::kLargeMean, Input::kNearLargest,
-                                    Input::kSubnormal, Input::kConstant,    Input::kMisleading};
+enum class Input { kOrdinary, kLowVariance, kLargeMean, kNearLargest, kSubnormal, kConstant, kMisleading, kWideResult };
+inline constexpr Input kInputs[] = {Input::kOrdinary,  Input::kLowVariance, Input::kLargeMean,  Input::kNearLargest,
+                                    Input::kSubnormal, Input::kConstant,    Input::kMisleading, Input::kWideResult};
 inline constexpr const char* kInputNames[] = {"ordinary",  "low variance", "large mean", "near the largest",
-                                              "subnormal", "constant",     "misleading"};
+                                              "subnormal", "constant",     "misleading", "wide result"};
 
 // A tensor of one type with guarded ends, `offset` elements past an aligned address.
 class Tensor {
@@ -113,6 +113,7 @@ struct Problem {
           double value = 0.0;
           switch (input) {
             case Input::kOrdinary:
+            case Input::kWideResult:
               value = z + 0.1 * static_cast<double>(c % 7);
               break;
             case Input::kLowVariance:
@@ -137,7 +138,8 @@ struct Problem {
           x.set(index(n, c, s), value);
         }
         if (n == 0) {
-          scale.set(static_cast<std::size_t>(c), 1.0 + 0.5 * std::sin(static_cast<double>(c)));
+          const double size = input == Input::kWideResult ? 300.0 : 1.0;  // SiLU's exponential leaves its range
+          scale.set(static_cast<std::size_t>(c), size * (1.0 + 0.5 * std::sin(static_cast<double>(c))));
           bias.set(static_cast<std::size_t>(c), 0.5 * std::cos(static_cast<double>(c)));
         }
       }

@@ -37,17 +37,36 @@ struct ExpConstants<double> {
                                        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
-// exp(x) for |x| <= kLimit: 2^n * exp(r), |r| <= ln(2)/2.
+// v, or kLimit with the sign of v where v is larger; some number where v is NaN.
 template <typename W>
-inline Vector<W> exp_bounded(Vector<W> x) {
+inline Vector<W> within_limit(Vector<W> v) {
+  const Vector<W> limit = broadcast(ExpConstants<W>::kLimit);
+#if defined(__AVX512F__)
+  constexpr int kSmallerMagnitude = 2;  // with the sign of v
+  if constexpr (sizeof(W) == 4) {
+    return reinterpret_cast<Vector<W>>(
+        _mm512_maskz_range_ps(0xFFFF, reinterpret_cast<__m512>(v), reinterpret_cast<__m512>(limit), kSmallerMagnitude));
+  } else {
+    return reinterpret_cast<Vector<W>>(
+        _mm512_maskz_range_pd(0xFF, reinterpret_cast<__m512d>(v), reinterpret_cast<__m512d>(limit), kSmallerMagnitude));
+  }
+#else
+  const Vector<W> above = v < -limit ? -limit : v;
+  return above > limit ? limit : above;
+#endif
+}
+
+// exp(-x) for |x| <= kLimit: 2^n * exp(r), |r| <= ln(2)/2.
+template <typename W>
+inline Vector<W> exp_of_minus(Vector<W> x) {
   using K = ExpConstants<W>;
-  const Vector<W> shifted = x * K::kLog2E + K::kRound;
+  const Vector<W> shifted = x * -K::kLog2E + K::kRound;
   const Vector<W> n = shifted - K::kRound;
-  const Vector<W> r = (x - n * K::kLn2High) - n * K::kLn2Low;
+  const Vector<W> r = (-x - n * K::kLn2High) - n * K::kLn2Low;
   constexpr int kTerms = sizeof(K::kSeries) / sizeof(W);
   Vector<W> p = broadcast(K::kSeries[kTerms - 1]);
   for (int k = kTerms - 2; k >= 0; --k) p = p * r + K::kSeries[k];
-  p = p * (r * r) + r + W{1};
+  p = (p * r + W{1}) * r + W{1};
   return reinterpret_cast<Vector<W>>(reinterpret_cast<BitsVector<W>>(p) +
                                      (reinterpret_cast<BitsVector<W>>(shifted) << K::kMantissa));
 }
@@ -55,11 +74,7 @@ inline Vector<W> exp_bounded(Vector<W> x) {
 // Beyond the limit the sigmoid is 0 or 1 to the last bit of any result that is not subnormal.
 template <typename W>
 inline Vector<W> silu(Vector<W> v) {
-  const Vector<W> limit = broadcast(ExpConstants<W>::kLimit);
-  Vector<W> z = -v;
-  z = z < -limit ? -limit : z;
-  z = z > limit ? limit : z;
-  return v / (exp_bounded<W>(z) + W{1});
+  return v / (exp_of_minus<W>(within_limit<W>(v)) + W{1});
 }
 
 template <Activation kActivation, typename W>
