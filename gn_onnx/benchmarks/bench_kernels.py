@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gn_onnx.benchmarks import bench
 from gn_onnx.benchmarks.cases import Case
-from gn_onnx.checking import float64, ort_runner
+from gn_onnx.checking import ort_runner
 from gn_onnx.checking.comparison import compare
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.group_norm import DOMAIN, DOMAIN_VERSION, op_type
+from gn_onnx.reference import group_norm
 
 COPY, CHAIN, NATIVE, OURS, TORCH, OPENVINO = (
     "parallel copy", "exported chain", "GroupNormalization-21", "gn_onnx", "PyTorch eager", "OpenVINO",
@@ -70,7 +71,7 @@ def run_case(case: Case, *, providers: Sequence[str] = ort_runner.CPU, runs: int
     x = rng.standard_normal(case.shape, dtype=np.float32)
     scale = rng.uniform(0.5, 2, case.channels).astype(np.float32)
     bias = rng.standard_normal(case.channels).astype(np.float32)
-    truth = float64.group_norm(x, scale, bias, num_groups=case.num_groups, epsilon=_EPSILON, activation=case.activation)
+    truth = group_norm(x, scale, bias, num_groups=case.num_groups, epsilon=_EPSILON, activation=case.activation)
     variants: dict[str, Callable[[], Any]] = {COPY: bench.ParallelCopy(case.elements)}
     refused: dict[str, str] = {}
     for label, model, library in (
