@@ -39,7 +39,7 @@ struct ExpConstants<double> {
 
 // v, or kLimit with the sign of v where v is larger; some number where v is NaN.
 template <typename W>
-inline Vector<W> within_limit(Vector<W> v) {
+GN_INLINE Vector<W> within_limit(Vector<W> v) {
   const Vector<W> limit = broadcast(ExpConstants<W>::kLimit);
 #if defined(__AVX512F__)
   constexpr int kSmallerMagnitude = 2;  // with the sign of v
@@ -58,7 +58,7 @@ inline Vector<W> within_limit(Vector<W> v) {
 
 // exp(-x) for |x| <= kLimit: 2^n * exp(r), |r| <= ln(2)/2.
 template <typename W>
-inline Vector<W> exp_of_minus(Vector<W> x) {
+GN_INLINE Vector<W> exp_of_minus(Vector<W> x) {
   using K = ExpConstants<W>;
   const Vector<W> shifted = x * -K::kLog2E + K::kRound;
   const Vector<W> n = shifted - K::kRound;
@@ -73,12 +73,12 @@ inline Vector<W> exp_of_minus(Vector<W> x) {
 
 // Beyond the limit the sigmoid is 0 or 1 to the last bit of any result that is not subnormal.
 template <typename W>
-inline Vector<W> silu(Vector<W> v) {
+GN_INLINE Vector<W> silu(Vector<W> v) {
   return v / (exp_of_minus<W>(within_limit<W>(v)) + W{1});
 }
 
 template <Activation kActivation, typename W>
-inline Vector<W> activate(Vector<W> v, W alpha) {
+GN_INLINE Vector<W> activate(Vector<W> v, W alpha) {
   const Vector<W> zero = {};
   if constexpr (kActivation == Activation::kRelu) {
     return v < zero ? zero : v;

@@ -49,11 +49,9 @@ class ChannelsFirst {
 
   void run(void* workspace, const Parallel& parallel, const RowWriter<T>& writer) const {
     if (plan_.window == 0) {
-      for_each(parallel, plan_.groups, plan_.size, [&](std::int64_t group) {
-        Moments total;
-        for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
-        write(writer, group, normaliser(total, problem_.epsilon), 0, plan_.size);
-      });
+      const std::int64_t together = plan_.size <= kSmallGroup ? kTogether : 1;
+      for_each(parallel, (plan_.groups + together - 1) / together, plan_.size * together,
+               [&](std::int64_t i) { whole_groups(i * together, std::min(plan_.groups, (i + 1) * together), writer); });
       return;
     }
     auto* moments = static_cast<Moments*>(workspace);
@@ -64,6 +62,21 @@ class ChannelsFirst {
   }
 
  private:
+  // The statistics of small groups end in a chain of dependent operations: several groups' chains run side by side.
+  static constexpr std::int64_t kTogether = 4;
+  static constexpr std::int64_t kSmallGroup = 2048;  // four of them stay in the first cache
+
+  void whole_groups(std::int64_t begin, std::int64_t end, const RowWriter<T>& writer) const {
+    Normaliser normalisers[kTogether];
+    for (std::int64_t group = begin; group < end; ++group) {
+      Moments total;
+      for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
+      normalisers[group - begin] = normaliser(total, problem_.epsilon);
+    }
+    for (std::int64_t group = begin; group < end; ++group)
+      write(writer, group, normalisers[group - begin], 0, plan_.size);
+  }
+
   void run_window(std::int64_t first, std::int64_t groups, Moments* moments, Normaliser* normalisers,
                   const Parallel& parallel, const RowWriter<T>& writer) const {
     const std::int64_t chunks = plan_.chunks;

@@ -15,6 +15,9 @@
 
 #include "cpu/half.h"
 
+// A call would pass vectors through memory or spill what is held in registers around it.
+#define GN_INLINE [[gnu::always_inline]] inline
+
 namespace gn::GN_ISA {
 
 #if defined(__AVX512F__)
@@ -58,7 +61,7 @@ inline To load_bits(const From* from) {
 }
 
 // Lane by lane between 16 and 32 bits; GCC makes detours of its own conversions. to_narrow takes lanes below 2^16.
-inline Words to_words(Narrow bits) {
+GN_INLINE Words to_words(Narrow bits) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, reinterpret_cast<__m256i>(bits)));
 #elif defined(__AVX2__)
@@ -67,7 +70,7 @@ inline Words to_words(Narrow bits) {
   return __builtin_convertvector(bits, Words);
 #endif
 }
-inline Narrow to_narrow(Words words) {
+GN_INLINE Narrow to_narrow(Words words) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Narrow>(_mm512_maskz_cvtepi32_epi16(0xFFFF, reinterpret_cast<__m512i>(words)));
 #elif defined(__AVX2__)
@@ -80,7 +83,7 @@ inline Narrow to_narrow(Words words) {
 
 // The sum of all lanes, pairwise.
 template <typename W, int kLanes>
-inline W sum_of_lanes(const W* lanes) {
+GN_INLINE W sum_of_lanes(const W* lanes) {
   if constexpr (kLanes == 1) {
     return lanes[0];
   } else {
@@ -92,16 +95,16 @@ inline W sum_of_lanes(const W* lanes) {
   }
 }
 template <typename W>
-inline W sum_of_lanes(Vector<W> v) {
+GN_INLINE W sum_of_lanes(Vector<W> v) {
   W lanes[kWidth<W>];
   std::memcpy(lanes, &v, sizeof(v));
   return sum_of_lanes<W, kWidth<W>>(lanes);
 }
 
-inline Vector<float> widen(Narrow bits, BFloat16) { return reinterpret_cast<Vector<float>>(to_words(bits) << 16); }
+GN_INLINE Vector<float> widen(Narrow bits, BFloat16) { return reinterpret_cast<Vector<float>>(to_words(bits) << 16); }
 
 // Rounds to nearest, ties to even; a NaN keeps its sign and becomes quiet.
-inline Narrow narrow(Vector<float> v, BFloat16) {
+GN_INLINE Narrow narrow(Vector<float> v, BFloat16) {
   const Words bits = reinterpret_cast<Words>(v);
   const Words rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
   return to_narrow((v == v ? rounded : (bits | 0x400000U)) >> 16);
@@ -109,31 +112,31 @@ inline Narrow narrow(Vector<float> v, BFloat16) {
 
 #if defined(__AVX512F__)
 // With a full mask: the forms without one start from an undefined value, of which GCC warns.
-inline Vector<float> widen(Narrow bits, Half) {
+GN_INLINE Vector<float> widen(Narrow bits, Half) {
   return reinterpret_cast<Vector<float>>(_mm512_maskz_cvtph_ps(0xFFFF, reinterpret_cast<__m256i>(bits)));
 }
-inline Narrow narrow(Vector<float> v, Half) {
+GN_INLINE Narrow narrow(Vector<float> v, Half) {
   return reinterpret_cast<Narrow>(
       _mm512_maskz_cvtps_ph(0xFFFF, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__F16C__)
-inline Vector<float> widen(Narrow bits, Half) {
+GN_INLINE Vector<float> widen(Narrow bits, Half) {
   return reinterpret_cast<Vector<float>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(bits)));
 }
-inline Narrow narrow(Vector<float> v, Half) {
+GN_INLINE Narrow narrow(Vector<float> v, Half) {
   return reinterpret_cast<Narrow>(
       _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 #else
 // float16 by integer and float arithmetic: exact for subnormals too, since a power of two scales them.
-inline Vector<float> widen(Narrow bits, Half) {
+GN_INLINE Vector<float> widen(Narrow bits, Half) {
   const Words half = to_words(bits);
   const Words magnitude = (half & 0x7FFFU) << 13;
   const Words finite = reinterpret_cast<Words>(reinterpret_cast<Vector<float>>(magnitude) * 0x1p112F);
   const Words value = magnitude >= (0x7C00U << 13) ? (magnitude | 0x7F800000U) : finite;
   return reinterpret_cast<Vector<float>>(value | ((half & 0x8000U) << 16));
 }
-inline Narrow narrow(Vector<float> v, Half) {
+GN_INLINE Narrow narrow(Vector<float> v, Half) {
   Narrow out;
   for (int i = 0; i < kWidth<float>; ++i) out[i] = to_half(v[i]);
   return out;
@@ -141,7 +144,7 @@ inline Narrow narrow(Vector<float> v, Half) {
 #endif
 
 template <typename T>
-inline Vector<Wide<T>> load(const T* p) {
+GN_INLINE Vector<Wide<T>> load(const T* p) {
   if constexpr (sizeof(T) == 2) {
     return widen(load_bits<Narrow>(p), T{});
   } else {
@@ -151,7 +154,7 @@ inline Vector<Wide<T>> load(const T* p) {
 
 // kStream writes past the cache, and asks for p to be aligned to the bytes written.
 template <bool kStream = false, typename T>
-inline void store(T* p, Vector<Wide<T>> v) {
+GN_INLINE void store(T* p, Vector<Wide<T>> v) {
   const auto write = [p](auto bits) {
 #if defined(__x86_64__)
     if constexpr (kStream && sizeof(bits) == 16) {
@@ -190,7 +193,7 @@ inline void end_of_stream() {
 #if defined(__AVX512F__)
 // `count` elements, fewer than a vector; the other lanes are `fill`.
 template <typename T>
-inline Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill) {
+GN_INLINE Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill) {
   const std::uint32_t mask = (1U << count) - 1U;
   if constexpr (sizeof(T) == 8) {
     return reinterpret_cast<Vector<double>>(
@@ -207,7 +210,7 @@ inline Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill
 }
 
 template <typename T>
-inline void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
+GN_INLINE void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
   const std::uint32_t mask = (1U << count) - 1U;
   if constexpr (sizeof(T) == 8) {
     _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v));
@@ -219,7 +222,7 @@ inline void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
 }
 #else
 template <typename T>
-inline Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill) {
+GN_INLINE Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill) {
   T buffer[kWidth<Wide<T>>] = {};
   std::memcpy(buffer, p, static_cast<std::size_t>(count) * sizeof(T));
   Vector<Wide<T>> v = load(buffer);
@@ -228,7 +231,7 @@ inline Vector<Wide<T>> load_partial(const T* p, std::int64_t count, Wide<T> fill
 }
 
 template <typename T>
-inline void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
+GN_INLINE void store_partial(T* p, Vector<Wide<T>> v, std::int64_t count) {
   T buffer[kWidth<Wide<T>>];
   store(buffer, v);
   std::memcpy(p, buffer, static_cast<std::size_t>(count) * sizeof(T));
