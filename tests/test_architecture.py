@@ -29,7 +29,8 @@ RECOGNISER = (
     ),
     ("recognition.transfer.normalisations", "recognition.transfer.slices"),
     ("recognition.transfer",),
-    ("recognition.recognize", "rewriting.epilogues"),
+    ("recognition.recognize", "rewriting.activations"),
+    ("rewriting.epilogues",),
 )
 """On top of the mathematics: each layer may import those before it and its own, but never the layers above."""
 
