@@ -219,6 +219,32 @@ def test_extreme_values() -> None:
     assert np.max(np.abs(y - want)) <= 1e-6 * np.max(np.abs(want))
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["channels_first", "channels_last"])
+def test_works_in_place_only_where_nobody_else_reads(channels_last: bool) -> None:
+    """r has a reader after the norm and one norm's output is the next one's input: ONNX Runtime may reuse only that."""
+    element = TensorProto.FLOAT
+    shape = (1, 9, 40, 16) if channels_last else (1, 16, 9, 40)
+    op = op_type("relu", channels_last=channels_last)
+    norm = {"domain": DOMAIN, "num_groups": 4, "epsilon": EPSILON}
+    nodes = [
+        helper.make_node("Neg", ["x"], ["r"]),
+        helper.make_node(op, ["r", "scale", "bias"], ["first"], **norm),
+        helper.make_node(op, ["first", "scale", "bias"], ["second"], **norm),
+        helper.make_node("Add", ["r", "second"], ["y"]),
+    ]
+    infos = [helper.make_tensor_value_info(name, element, dims) for name, dims in
+             (("x", shape), ("scale", (16,)), ("bias", (16,)), ("y", shape))]  # fmt: skip
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    graph = helper.make_graph(nodes, "g", infos[:3], infos[3:])
+    of = session(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+    x = sample("ordinary", shape).astype(np.float32)
+    scale, bias = parameters(16, "float32")
+    want = -x.astype(np.float64)
+    for _ in range(2):
+        want = np.maximum(group_norm(want, scale, bias, 4, EPSILON, channels_last=channels_last), 0)
+    assert np.max(np.abs(run(of, "float32", x, scale, bias) - (want - x))) <= 1e-5
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 2), (2, 4, 0), (2, 0, 2)])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["channels_first", "channels_last"])
 def test_empty_tensors(shape: tuple[int, ...], channels_last: bool) -> None:

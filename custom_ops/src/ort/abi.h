@@ -11,6 +11,7 @@
 namespace gn::ort {
 
 inline constexpr std::uint32_t kApiVersion = 17;
+inline constexpr std::uint32_t kInPlaceVersion = 18;  // from here on an operator may say that it works in place
 
 // Opaque to us.
 struct Status;
@@ -152,8 +153,14 @@ struct CustomOp {
   Status* (*InferOutputShapeFn)(const CustomOp*, ShapeInferContext*);
   int (*GetStartVersion)(const CustomOp*);
   int (*GetEndVersion)(const CustomOp*);
+  // Read by ONNX Runtime only if `version` is kInPlaceVersion or later. Pairs of inputs and outputs, and how many.
+  std::size_t (*GetMayInplace)(int** inputs, int** outputs);
+  void (*ReleaseMayInplace)(int* inputs, int* outputs);
+  std::size_t (*GetAliasMap)(int** inputs, int** outputs);
+  void (*ReleaseAliasMap)(int* inputs, int* outputs);
 };
 static_assert(offsetof(CustomOp, CreateKernel) == 8 && offsetof(CustomOp, KernelDestroy) == 72);
 static_assert(offsetof(CustomOp, CreateKernelV2) == 136 && offsetof(CustomOp, GetEndVersion) == 168);
+static_assert(offsetof(CustomOp, GetMayInplace) == 176 && sizeof(CustomOp) == 208);
 
 }  // namespace gn::ort

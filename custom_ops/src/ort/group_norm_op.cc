@@ -1,5 +1,6 @@
 #include "ort/group_norm_op.h"
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <string>
@@ -74,8 +75,8 @@ bool has_kernel(Provider provider, DType dtype) {
 
 }  // namespace
 
-GroupNormOp::GroupNormOp(OpSpec spec, const Api* api) : CustomOp{}, spec_(std::move(spec)), api_(api) {
-  version = kApiVersion;
+GroupNormOp::GroupNormOp(OpSpec spec, const Runtime& runtime) : CustomOp{}, spec_(std::move(spec)), api_(runtime.api) {
+  version = std::min(runtime.version, kInPlaceVersion);  // some runtimes refuse what is newer than themselves
   GetName = [](const CustomOp* op) { return self(op).spec().name.c_str(); };
   GetExecutionProviderType = [](const CustomOp* op) -> const char* {
     return self(op).spec().provider == Provider::kCuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
@@ -102,9 +103,17 @@ GroupNormOp::GroupNormOp(OpSpec spec, const Api* api) : CustomOp{}, spec_(std::m
   InferOutputShapeFn = infer_shape;
   GetStartVersion = [](const CustomOp* op) { return self(op).spec().since_version; };
   GetEndVersion = [](const CustomOp*) { return std::numeric_limits<int>::max(); };
+  GetMayInplace = [](int** inputs, int** outputs) -> std::size_t {
+    static int x = 0;
+    static int y = 0;
+    *inputs = &x;
+    *outputs = &y;
+    return 1;
+  };
+  ReleaseMayInplace = [](int*, int*) {};
 }
 
-std::vector<std::unique_ptr<GroupNormOp>> make_ops(const std::string& domain, const Api* api) {
+std::vector<std::unique_ptr<GroupNormOp>> make_ops(const std::string& domain, const Runtime& runtime) {
   std::vector<std::unique_ptr<GroupNormOp>> ops;
   const auto add = [&](OpSpec spec) {
     for (const Provider provider : {Provider::kCpu, Provider::kCuda}) {
@@ -112,7 +121,7 @@ std::vector<std::unique_ptr<GroupNormOp>> make_ops(const std::string& domain, co
         if (!has_kernel(provider, dtype)) continue;
         spec.provider = provider;
         spec.dtype = dtype;
-        ops.push_back(std::make_unique<GroupNormOp>(spec, api));
+        ops.push_back(std::make_unique<GroupNormOp>(spec, runtime));
       }
     }
   };

@@ -22,10 +22,16 @@ struct OpSpec {
   Provider provider = Provider::kCpu;
 };
 
+// The ONNX Runtime that registers us.
+struct Runtime {
+  const Api* api;
+  std::uint32_t version;  // the newest API version that it has
+};
+
 // The base class is what ONNX Runtime sees; it keeps the pointer for as long as a session that uses it lives.
 class GroupNormOp : public CustomOp {
  public:
-  explicit GroupNormOp(OpSpec spec, const Api* api);
+  GroupNormOp(OpSpec spec, const Runtime& runtime);
   const OpSpec& spec() const { return spec_; }
   const Api& api() const { return *api_; }
 
@@ -35,7 +41,7 @@ class GroupNormOp : public CustomOp {
 };
 
 // Every operator of one domain.
-std::vector<std::unique_ptr<GroupNormOp>> make_ops(const std::string& domain, const Api* api);
+std::vector<std::unique_ptr<GroupNormOp>> make_ops(const std::string& domain, const Runtime& runtime);
 
 inline constexpr const char* kDomain = "gn_onnx";
 

@@ -1,5 +1,6 @@
 // What the library exports: the entry point that ONNX Runtime looks for, and a description of the build.
 
+#include <algorithm>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -20,7 +21,8 @@ struct Registered {
 
 // Sessions keep pointers to operators and domains, and nothing tells when the last one is gone: they live as long as
 // the process. They are made once for each runtime that is loaded (two can be, of different versions).
-std::vector<CustomOpDomain*> domains_for(const Api& api) {
+std::vector<CustomOpDomain*> domains_for(const Runtime& runtime) {
+  const Api& api = *runtime.api;
   static std::mutex mutex;
   static auto* all = new std::vector<std::pair<const Api*, std::vector<Registered>>>();
   const std::lock_guard lock(mutex);
@@ -35,12 +37,23 @@ std::vector<CustomOpDomain*> domains_for(const Api& api) {
   for (const char* name : {kDomain, ""}) {
     CustomOpDomain* domain = nullptr;
     check(api, api.CreateCustomOpDomain(name, &domain));
-    made.push_back({domain, make_ops(name, &api)});
+    made.push_back({domain, make_ops(name, runtime)});
     for (const auto& op : made.back().ops) check(api, api.CustomOpDomain_Add(domain, op.get()));
     out.push_back(domain);
   }
   all->emplace_back(&api, std::move(made));
   return out;
+}
+
+// The 18 of "1.18.0"; kApiVersion where it does not look like that.
+std::uint32_t newest_version(const ApiBase& base) {
+  const std::string text = base.GetVersionString();
+  if (text.rfind("1.", 0) != 0) return kApiVersion;
+  std::uint32_t version = 0;
+  for (std::size_t i = 2; i < text.size() && text[i] >= '0' && text[i] <= '9' && version < 1000; ++i) {
+    version = version * 10 + static_cast<std::uint32_t>(text[i] - '0');
+  }
+  return std::max(version, kApiVersion);
 }
 
 }  // namespace
@@ -50,7 +63,7 @@ GN_EXPORT gn::ort::Status* RegisterCustomOps(gn::ort::SessionOptions* options, c
   const gn::ort::Api* api = base->GetApi(gn::ort::kApiVersion);
   if (api == nullptr) return nullptr;  // older than 1.17: it has said so on stderr and has no kernels of ours
   return gn::ort::guarded(*api, [&] {
-    for (gn::ort::CustomOpDomain* domain : gn::ort::domains_for(*api)) {
+    for (gn::ort::CustomOpDomain* domain : gn::ort::domains_for({api, gn::ort::newest_version(*base)})) {
       gn::ort::check(*api, api->AddCustomOpDomain(options, domain));
     }
   });
