@@ -288,7 +288,8 @@ class _Walk:
             if self._dtypes.get(value) != dtype or not self._known_outside(answer):
                 continue
             shape = self._x_shape(value)
-            if shape is not None and (shape.count(-1) > 1 or not self._is_clear(value, answer)):
+            bound = bool(self.evaluation.bindings)  # a size that was concluded is not written into the model
+            if shape is not None and (bound or shape.count(-1) > 1 or not self._is_clear(value, answer)):
                 continue
             yield value
 
