@@ -90,7 +90,9 @@ LEFT = {
     "the quotient upside down": "a = Neg (z) e = Exp (a) d = Add (e, one) y = Div (d, z)",
     "a hard gate with ONNX's default slope": "i = HardSigmoid (z) y = Mul (i, z)",
     "a hard gate, not divided": "a = Add (z, three) c = Clip (a, zero, six) y = Mul (z, c)",
-    "a hard gate, divided twice": "a = Add (z, three) c = Clip (a, zero, six) p = Div (c, six) w = Div (p, six) y = Mul (z, w)",
+    "a hard gate, divided twice": (
+        "a = Add (z, three) c = Clip (a, zero, six) p = Div (c, six) w = Div (p, six) y = Mul (z, w)"
+    ),
     "a hard gate from another place": "a = Sub (z, three) c = Clip (a, zero, six) p = Div (c, six) y = Mul (z, p)",
     "a hard gate, subtracted from": "a = Sub (three, z) c = Clip (a, zero, six) p = Div (c, six) y = Mul (z, p)",
     "a hard gate of half the height": "a = Add (z, three) c = Clip (a, zero, three) p = Div (c, three) y = Mul (z, p)",
