@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# The same inputs in every run, so that a change is never blamed for a failure that it did not cause; the long runs that
+# these variables ask for draw others each time.
+settings.register_profile("repeatable", derandomize=True)
+if not {"GN_ONNX_FUZZ", "GN_ONNX_FUZZ_CASES"} & set(os.environ):
+    settings.load_profile("repeatable")
 
 REQUIRED = ("ort", "torch")
 """Markers of tests that nothing may skip in CI: what they need is installed there."""

@@ -158,7 +158,8 @@ def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:
-    proto = onnx.ModelProto(ir_version=model.ir_version)
+    # A newer IR version: in those before 4, inference overlooks an initializer that is not listed as an input too.
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
     for domain, version in model.graph.opset_imports.items():
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
     proto.graph.name = model.graph.name or "graph"
