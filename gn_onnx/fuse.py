@@ -17,6 +17,7 @@ from gn_onnx.files import graph_walk, model_io
 from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
 from gn_onnx.recognition.recognize import recognize
 from gn_onnx.rewriting.epilogues import with_epilogues
+from gn_onnx.rewriting.expanding import expand, uses_ours
 from gn_onnx.rewriting.opsets import converted, onnx_opset
 from gn_onnx.rewriting.rewrite import rewrite, standardise
 from gn_onnx.rewriting.transposes import across_transposes
@@ -89,23 +90,26 @@ class FuseGroupNorm(ir.passes.InPlacePass):
     ) -> tuple[list[GroupNorm], list[Rejection]]:
         """GroupNormalization of opset 21, in a newer opset where the model's is older; all of the model or none of it."""
         version = onnx_opset(model)
+        trial = model if version >= GROUP_NORMALIZATION_OPSET and not uses_ours(model) else model.clone()
+        if uses_ours(model):
+            trial = expand(trial)
+            found, rejected = recognize(trial)
         found = [g for g in found if version < GROUP_NORMALIZATION_OPSET or not _is_standard(g)]
         if not found:
             return found, rejected
-        if version >= GROUP_NORMALIZATION_OPSET:
-            rewrite(model, found, "onnx")
-            standardise(model)
-            return found, rejected
-        trial = model.clone()
-        rewrite(trial, recognize(trial)[0], "onnx")
-        try:
-            newer = converted(trial, GROUP_NORMALIZATION_OPSET)
-        except GnOnnxError as error:
-            return [], [*rejected, *_refusals(found, str(error))]
-        standardise(newer)
-        model.graph, model.ir_version = newer.graph, newer.ir_version
-        model.functions.clear()
-        logger.info("brought from opset %d to %d", version, GROUP_NORMALIZATION_OPSET)
+        rewrite(trial, found if version >= GROUP_NORMALIZATION_OPSET else recognize(trial)[0], "onnx")
+        if version < GROUP_NORMALIZATION_OPSET:
+            try:
+                trial = converted(trial, GROUP_NORMALIZATION_OPSET)
+            except GnOnnxError as error:
+                return [], [*rejected, *_refusals(found, str(error))]
+            logger.info("brought from opset %d to %d", version, GROUP_NORMALIZATION_OPSET)
+        standardise(trial)
+        if trial is not model:
+            functions = dict(trial.functions)
+            model.graph, model.ir_version = trial.graph, trial.ir_version
+            model.functions.clear()
+            model.functions.update(functions)
         return found, rejected
 
 

@@ -73,6 +73,7 @@ class GroupNorm:
         bias: Per channel, beta.
         dtype: Element type of x, scale, bias and output; x's own annotation may be missing.
         rank: Number of dimensions of output.
+        sizes: Sizes of these dimensions as far as they are known; a fused node says it where no annotation does.
         num_channels: C, or None where the graph does not tell (then scale and bias are scalars).
         stash_type: ONNX element type of the statistics: 1 (float32), or 11 (float64) for float64 x.
         channels_last: Where the channel axis lies.
@@ -93,6 +94,7 @@ class GroupNorm:
     dtype: ir.DataType
     rank: int
     num_channels: int | None
+    sizes: tuple[int | None, ...] | None = None
     x_shape: tuple[int, ...] | None = None
     stash_type: int = 1
     channels_last: bool = False

@@ -366,6 +366,7 @@ class _Walk:
             bias=answer.bias,
             dtype=dtype,
             rank=rank,
+            sizes=self._sizes(value),
             num_channels=answer.num_channels,
             stash_type=11 if dtype == ir.DataType.DOUBLE else 1,
             channels_last=answer.channel_axis == rank - 1 and rank > 2,
@@ -386,6 +387,10 @@ class _Walk:
 
     def _has_shape_of_x(self, value: ir.Value, nodes: list[ir.Node]) -> bool:
         return value.producer() in nodes and self.evaluation.facts[value].dims == self.evaluation.dims
+
+    def _sizes(self, value: ir.Value) -> tuple[int | None, ...] | None:
+        sizes = self.view.shape(value)
+        return None if sizes is None else tuple(size.static for size in sizes)
 
     def _x_shape(self, value: ir.Value) -> tuple[int, ...] | None:
         """What x has to be reshaped to first (0: as it is, -1: the rest); None where the output has x's own shape."""

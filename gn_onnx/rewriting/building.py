@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from gn_onnx.group_norm import PerChannel
 _MAX_SHARED_ELEMENTS = 1 << 16
 _NUMPY_SIZES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 _CONSTANT_OF_SHAPE_BFLOAT16 = 20
+
+_Key = tuple[ir.DataType, tuple[int, ...], bytes]
 
 
 def _elements(value: ir.Value) -> int | None:
@@ -45,17 +48,17 @@ class Namer:
 
 
 class Constants:
-    """Vectors of a graph, shared: an initializer that holds the same bits already is used again."""
+    """Small tensors of a graph, shared: a vector that holds the same bits already is used again."""
 
     def __init__(self, namer: Namer) -> None:
         self.namer = namer
-        self._known: dict[ir.Graph, dict[tuple[ir.DataType, bytes], ir.Value]] = {}
+        self._known: dict[ir.Graph, dict[_Key, ir.Value]] = {}
 
-    def vector(self, graph: ir.Graph, array: np.ndarray, dtype: ir.DataType, name: str) -> ir.Value:
+    def tensor(self, graph: ir.Graph, array: np.ndarray, dtype: ir.DataType, name: str) -> ir.Value:
         """An initializer of `graph` with these elements, rounded to `dtype`."""
         tensor = ir.Tensor(array.astype(dtype.numpy()), dtype=dtype)
         known = self._index(graph)
-        key = (dtype, tensor.tobytes())
+        key = (dtype, array.shape, tensor.tobytes())
         value = known.get(key)
         if value is None or value.name not in graph.initializers:
             tensor.name = self.namer.fresh(name)
@@ -64,16 +67,17 @@ class Constants:
             known[key] = value
         return value
 
-    def _index(self, graph: ir.Graph) -> dict[tuple[ir.DataType, bytes], ir.Value]:
+    def _index(self, graph: ir.Graph) -> dict[_Key, ir.Value]:
         if graph not in self._known:
-            known: dict[tuple[ir.DataType, bytes], ir.Value] = {}
+            known: dict[_Key, ir.Value] = {}
             self._known[graph] = known
             for value in graph.initializers.values():
                 tensor = value.const_value
                 if tensor is None or value.is_graph_input() or len(tensor.shape) != 1:
                     continue
                 if tensor.dtype in _NUMPY_SIZES and tensor.size <= _MAX_SHARED_ELEMENTS:
-                    known.setdefault((tensor.dtype, tensor.tobytes()), value)
+                    with contextlib.suppress(OSError, ValueError):  # external data that is not there
+                        known.setdefault((tensor.dtype, (tensor.size,), tensor.tobytes()), value)
         return self._known[graph]
 
 
@@ -116,9 +120,9 @@ class Builder:
         return node.outputs[0]
 
     def constant(self, array: np.ndarray, dtype: ir.DataType, name: str) -> ir.Value:
-        """A vector: an initializer of a graph, a Constant node in a function (which has no initializers)."""
+        """A small tensor: an initializer of a graph, a Constant node in a function (which has no initializers)."""
         if not self.in_function:
-            return self.constants.vector(self.graph, array, dtype, f"{self.prefix}/{name}")
+            return self.constants.tensor(self.graph, array, dtype, f"{self.prefix}/{name}")
         return self.node("Constant", [], name, dtype, value=ir.Tensor(array.astype(dtype.numpy()), dtype=dtype))
 
     def ints(self, values: Sequence[int], name: str) -> ir.Value:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from gn_onnx.group_norm import ACTIVATIONS, DOMAIN, DOMAIN_VERSION, OP_TYPE, GroupNorm, PerChannel, op_type
-from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, subgraphs
+from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, ModelView, subgraphs
 from gn_onnx.rewriting.building import Builder, Constants, Namer
 from gn_onnx.rewriting.functions import can_mix_dtypes, function_body
 from gn_onnx.rewriting.opsets import onnx_opset
@@ -100,9 +100,12 @@ def _replace(
     new = _group_norm_node(builder, group_norm, x, target)
     if dtype != group_norm.dtype:
         new = builder.node("Cast", [new], "narrowed", group_norm.dtype, to=group_norm.dtype.value)
+    for node in builder.nodes:
+        node.metadata_props.update(last.metadata_props)
     last.graph.insert_before(last, builder.nodes)
     if function is not None:
         function.opset_imports[DOMAIN] = DOMAIN_VERSION
+    output.shape = output.shape or _shape(group_norm)
     _take_over(output, new, constants.namer)
     for value in group_norm.shaped_like_x:
         for user, index in tuple(value.uses()):
@@ -112,6 +115,16 @@ def _replace(
     if output.producer() is None or last.graph is None:
         output.name = new.name  # it is in no graph any more; records of it keep the name that people know
     return new
+
+
+def _shape(group_norm: GroupNorm) -> ir.Shape | None:
+    """Of the output: what was inferred, and the names that x gives to the other sizes."""
+    named = group_norm.x.shape if group_norm.x_shape is None else None
+    if group_norm.sizes is None or (named is not None and len(named) != group_norm.rank):
+        return named
+    return ir.Shape(
+        [size if size is not None or named is None else named[axis] for axis, size in enumerate(group_norm.sizes)]
+    )
 
 
 def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, target: str) -> ir.Value:
@@ -199,11 +212,15 @@ def declare(model: ir.Model, opset: int) -> None:
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     types: dict[str, set[ir.DataType]] = {}
     containers: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    view: ModelView | None = None
     for container in containers:
         for node in container.all_nodes():
             if node.domain == DOMAIN and node.op_type in _PLUGIN_OPS:
-                dtype = node.outputs[0].dtype or (node.inputs[0].dtype if node.inputs[0] is not None else None)
-                types.setdefault(node.op_type, set()).add(dtype or ir.DataType.FLOAT)
+                dtype = next((value.dtype for value in (*node.outputs, *node.inputs) if value and value.dtype), None)
+                if dtype is None:
+                    view = view or ModelView(model)
+                    dtype = view.dtype(node.outputs[0]) or ir.DataType.FLOAT
+                types.setdefault(node.op_type, set()).add(dtype)
     for op, kinds in types.items():
         activation, channels_last = _PLUGIN_OPS[op]
         body = function_body(activation, channels_last=channels_last, dtypes=frozenset(kinds), opset=opset)

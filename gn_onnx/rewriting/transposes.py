@@ -42,6 +42,7 @@ def _extended(group_norm: GroupNorm) -> GroupNorm | None:
         group_norm,
         x=x,
         output=last.outputs[0],
+        sizes=None if group_norm.sizes is None else tuple(group_norm.sizes[axis] for axis in after),
         channels_last=channel_axis != 1,
         shaped_like_x=(),
         node_names=(first.name or "", *group_norm.node_names, last.name or ""),

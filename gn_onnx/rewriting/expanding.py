@@ -1,0 +1,108 @@
+"""Our operators back to ONNX's: calls are replaced by their bodies, and what is constant in those is computed.
+
+What is left of a body is what PyTorch's exporter writes: Reshape, InstanceNormalization, Reshape, Mul, Add, and a
+Reshape to the shape of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from gn_onnx.errors import GnOnnxError
+from gn_onnx.group_norm import DOMAIN, OP_TYPE
+from gn_onnx.recognition.model_view import STANDARD_DOMAINS, ModelView
+from gn_onnx.rewriting.building import Builder, Constants, Namer
+from gn_onnx.rewriting.opsets import onnx_opset
+from gn_onnx.rewriting.rewrite import declare, remove_dead
+
+_PER_CHANNEL_OPSET = 21
+
+
+def uses_ours(model: ir.Model) -> bool:
+    """Whether any node of the model is one of our operators."""
+    return any(node.domain == DOMAIN for node in _nodes(model))
+
+
+def expand(model: ir.Model, *, standard: bool = False) -> ir.Model:
+    """A model without nodes of ours; `model` is used up.
+
+    Args:
+        model: The model.
+        standard: Expand ai.onnx GroupNormalization (opset 21) too.
+
+    Raises:
+        GnOnnxError: When a node of ours has an unknown name.
+    """
+    opset = onnx_opset(model)
+    if standard and opset >= _PER_CHANNEL_OPSET:
+        for node in _nodes(model):
+            if node.domain in STANDARD_DOMAINS and node.op_type == OP_TYPE:
+                node.domain = DOMAIN
+    if not uses_ours(model):
+        return model
+    ir_version = model.ir_version
+    declare(model, opset)
+    for node in _nodes(model):
+        if node.domain == DOMAIN and node.op_identifier() not in model.functions:
+            raise GnOnnxError(f"node {node.name!r}: {DOMAIN}::{node.op_type} is not an operator of this version")
+    before = set(_nodes(model))
+    model = InlinePass(criteria=lambda function: function.domain == DOMAIN)(model).model
+    model.ir_version = ir_version
+    for container in _containers(model):
+        container.opset_imports.pop(DOMAIN, None)
+    _fold(model, [node for node in _nodes(model) if node not in before])
+    return model
+
+
+def _containers(model: ir.Model) -> list[ir.Graph | ir.Function]:
+    return [model.graph, *model.functions.values()]
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for container in _containers(model):
+        yield from container.all_nodes()
+
+
+def _fold(model: ir.Model, nodes: list[ir.Node]) -> None:
+    """Puts constants in the place of those of `nodes` that compute them."""
+    constants = Constants(Namer(model))
+    bodies = {function.graph for function in model.functions.values()}
+    for compute in (_rank, ModelView.folded):
+        view = ModelView(model)
+        arrays = {node: compute(view, node.outputs[0]) for node in nodes if node.graph is not None}
+        known = {node: array for node, array in arrays.items() if array is not None}
+        for node, array in known.items():
+            if node.op_type != "Constant" or node.graph not in bodies:
+                _replace(node, array, known, constants, in_function=node.graph in bodies)
+        for node in reversed(known):
+            remove_dead(node)
+
+
+def _rank(view: ModelView, value: ir.Value) -> np.ndarray | None:
+    """The number of axes of y, where the value is Shape(Shape(y)) and it is known."""
+    for _ in range(2):
+        producer = value.producer()
+        if producer is None or producer.op_type != "Shape" or producer.inputs[0] is None:
+            return None
+        value = producer.inputs[0]
+    shape = view.shape(value)
+    return None if shape is None else np.array([len(shape)], np.int64)
+
+
+def _replace(
+    node: ir.Node, array: np.ndarray, known: Mapping[ir.Node, np.ndarray], constants: Constants, *, in_function: bool
+) -> None:
+    """A constant for those users of the node that are not constant themselves."""
+    (output,) = node.outputs
+    users = [(user, index) for user, index in output.uses() if user not in known]
+    if users and isinstance(node.graph, ir.Graph):
+        dtype = ir.DataType.from_numpy(array.dtype)
+        builder = Builder(node.graph, output.name or "constant", constants, dtype, 0, in_function=in_function)
+        value = builder.constant(array, dtype, "folded")
+        node.graph.insert_before(node, builder.nodes)
+        for user, index in users:
+            user.replace_input_with(index, value)
