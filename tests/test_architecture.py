@@ -29,7 +29,9 @@ RECOGNISER = (
     ),
     ("recognition.transfer.normalisations", "recognition.transfer.slices"),
     ("recognition.transfer",),
-    ("recognition.recognize", "rewriting.activations"),
+    ("recognition.walk",),
+    ("recognition.sites", "recognition.refusals", "rewriting.activations"),
+    ("recognition.recognize",),
     ("rewriting.epilogues",),
 )
 """On top of the mathematics: each layer may import those before it and its own, but never the layers above."""

@@ -1,8 +1,8 @@
 """One walk from a candidate x: the facts known of every value that was reached, and how more are found.
 
-A fact is an expression (algebra.py) and a layout (layout.py). Facts of values derived from x are set by the walk in
-recognize.py; facts of everything else (constants, parameters, tensors computed elsewhere) are found on demand, by
-the same transfer functions, going backward until a tensor has to be taken as it is.
+A fact is an expression (algebra.py) and a layout (layout.py). Facts of values derived from x are set by walk.py;
+facts of everything else (constants, parameters, tensors computed elsewhere) are found on demand, by the same transfer
+functions, going backward until a tensor has to be taken as it is.
 """
 
 from __future__ import annotations
@@ -168,6 +168,10 @@ class Evaluation:
             known = self._lift(value, depth)
             self._lifted[value] = known
         return known
+
+    def is_lifted(self, value: ir.Value) -> bool:
+        """Whether a fact that does not hold x was needed of the value, itself found backward."""
+        return value in self._lifted
 
     def _lift(self, value: ir.Value, depth: int) -> Fact:
         array = self.constant(value)

@@ -1,0 +1,104 @@
+"""Why nothing that follows from a candidate x is a GroupNorm: the first operation that broke the proof."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from gn_onnx.group_norm import Rejection
+from gn_onnx.recognition.algebra import THE_X, Moment, Root, Tensor
+from gn_onnx.recognition.evaluation import Fact
+from gn_onnx.recognition.walk import Walk, producer
+
+_MAX_STEPS_BACK = 8
+_SHAPES_A_DIVISOR = {"Pow", "Exp", "Log", "Max", "Clip", "Abs"}
+
+ROOT_TAKEN, NORMALISED, IN_OWN_LAYOUT = 1, 2, 3
+"""How far a proof got: a root of something; x divided by it; and that brought back to the layout of x."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """A rejection and how far the proof got: of several candidates for x, the best one explains."""
+
+    progress: int
+    rejection: Rejection
+    nodes: frozenset[ir.Node] = frozenset()
+
+
+def rejection(node: ir.Node, reason: str, reached: str = "") -> Rejection:
+    """A rejection that names the node."""
+    return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "", reached)
+
+
+def refusals(walk: Walk) -> list[Refusal]:
+    """Why nothing of this walk is a GroupNorm; empty when nothing of it looks like one."""
+    evaluation = walk.evaluation
+    nodes = frozenset(node for value in evaluation.facts if (node := value.producer()) is not None)
+    normalised = [value for value in walk.mismatches if _holds_x(evaluation.facts[value])]
+    own = [value for value in normalised if evaluation.facts[value].dims == evaluation.dims]
+    if normalised:
+        value = (own or normalised)[0]
+        reached = evaluation.algebra.show(evaluation.facts[value].poly)
+        broken = _first_broken(walk, evaluation.facts[value])
+        if broken is None:
+            found = rejection(producer(value), str(walk.mismatches[value]), reached)
+        else:
+            found = rejection(producer(broken), evaluation.broken[broken], reached)
+        return [Refusal(IN_OWN_LAYOUT if own else NORMALISED, found, nodes)]
+    for value in walk.mismatches:
+        if _normalises_another(evaluation.facts[value]):
+            reason = "another tensor is normalised with the statistics of this one"
+            found = rejection(producer(value), reason, evaluation.algebra.show(evaluation.facts[value].poly))
+            return [Refusal(ROOT_TAKEN, found, nodes)]
+    for node, reason in walk.broken:
+        if node.op_type in _SHAPES_A_DIVISOR and any(
+            _is_variance(evaluation.facts.get(v)) for v in node.inputs if v is not None
+        ):
+            return [Refusal(ROOT_TAKEN, rejection(node, reason), nodes)]
+    for node, reason in walk.broken:
+        facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
+        rooted = [f for f in facts if any(isinstance(factor, Root) for m in f.poly for factor, _ in m)]
+        if rooted:
+            return [Refusal(ROOT_TAKEN, rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
+    return []
+
+
+def _first_broken(walk: Walk, fact: Fact) -> ir.Value | None:
+    """The first value on the way from x to a tensor in the expression that an operation made unreadable."""
+    polys, seen = [fact.poly], set()
+    for poly in polys:
+        for factor in (f for m in poly for f, _ in m):
+            if isinstance(factor, Root) and factor not in seen:
+                seen.add(factor)
+                polys.append(walk.evaluation.algebra.roots[factor.index])
+            if isinstance(factor, Tensor) and isinstance(factor.key, ir.Value):
+                broken = _broken_before(walk, factor.key)
+                if broken is not None:
+                    return broken
+    return None
+
+
+def _broken_before(walk: Walk, value: ir.Value) -> ir.Value | None:
+    first, frontier = None, [value]
+    for _ in range(_MAX_STEPS_BACK):
+        first = next((v for v in frontier if v in walk.evaluation.broken), first)
+        nodes = [node for v in frontier if (node := v.producer()) is not None]
+        frontier = [v for node in nodes for v in node.inputs if v is not None and v not in walk.evaluation.facts]
+    return first
+
+
+def _is_variance(fact: Fact | None) -> bool:
+    return fact is not None and any(isinstance(f, Moment) and f.power == 2 for m in fact.poly for f, _ in m)
+
+
+def _normalises_another(fact: Fact) -> bool:
+    return any(
+        any(isinstance(f, Root) and e < 0 for f, e in m) and any(isinstance(f, Tensor) and len(f.atoms) > 2 for f, _ in m)
+        for m in fact.poly
+    )
+
+
+def _holds_x(fact: Fact) -> bool:
+    return any(f == THE_X for m in fact.poly for f, _ in m)

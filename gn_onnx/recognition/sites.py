@@ -1,0 +1,168 @@
+"""Which of the values that are a GroupNorm of x become one node, and the record of each.
+
+Of a chain of yes answers the last one counts that takes the whole chain with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from gn_onnx.group_norm import GroupNorm
+from gn_onnx.recognition.evaluation import same_values
+from gn_onnx.recognition.layout import dim_size
+from gn_onnx.recognition.matching import Match
+from gn_onnx.recognition.walk import Walk, producer
+
+_NATIVE = {"GroupNormalization", "GroupNorm"}
+ALREADY_ONE_NODE = {"InstanceNormalization", "LayerNormalization"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A GroupNorm and the nodes that compute it; `left_alone` says why it stays as it is ("" needs no word)."""
+
+    group_norm: GroupNorm
+    nodes: frozenset[ir.Node]
+    left_alone: str | None
+    trivial: bool
+    """As many groups as channels and no affine: a piece of almost any normalisation, in some layout."""
+
+
+def find_sites(walk: Walk, *, only: bool) -> list[Site]:
+    """The GroupNorms of x: of every chain of yes answers, the last that all uses of the earlier ones lead to."""
+    order = walk.view.position
+    answers = sorted(_usable(walk, only=only), key=lambda v: order[producer(v)])
+    chosen: list[ir.Value] = []
+    behind: set[ir.Value] = set()
+    for value in answers:
+        if value in behind:
+            continue
+        current = value
+        for later in answers:
+            if order[producer(later)] > order[producer(current)] and walk.leads_only_to(current, later):
+                current = later
+        behind |= walk.descendants(value)
+        if not _is_other_normalisation(walk, current):
+            chosen.append(current)
+    return [_site(walk, value) for value in chosen]
+
+
+def _usable(walk: Walk, *, only: bool) -> Iterable[ir.Value]:
+    dtype = walk.dtypes[walk.evaluation.root]
+    for value, answer in walk.matches.items():
+        if walk.dtypes.get(value) != dtype or not _known_outside(walk, answer):
+            continue
+        shape = _x_shape(walk, value)
+        bound = bool(walk.evaluation.bindings)  # a size that was concluded is not written into the model
+        if shape is not None and (bound or shape.count(-1) > 1 or not _is_clear(walk, value, answer, only=only)):
+            continue
+        yield value
+
+
+def _is_clear(walk: Walk, value: ir.Value, answer: Match, *, only: bool) -> bool:
+    """Whether a result in another shape than x is a GroupNorm in that shape, not just on the way back to x's own.
+
+    It is where there are groups of channels, or a scale that tells which axis the channels are, or where x is
+    all that is to be seen (a tensor out of a quantised part) and only its last axis is unfolded.
+    """
+    if answer.has_affine or answer.num_groups != answer.num_channels:
+        return True
+    return only and walk.evaluation.facts[value].dims[:2] == walk.evaluation.dims[:2]
+
+
+def _known_outside(walk: Walk, answer: Match) -> bool:
+    container = walk.evaluation.root.graph
+    for term in (*answer.scale.terms, *answer.bias.terms):
+        for value in term[1]:
+            if value.graph in walk.view.body_of and value.graph is not container:
+                return False
+    return True
+
+
+def _is_other_normalisation(walk: Walk, value: ir.Value) -> bool:
+    """Whether a fixed scale along other axes follows: then the axis that was taken for the channels is none."""
+    if walk.matches[value].has_affine:
+        return False
+    dims = walk.evaluation.facts[value].dims
+    behind = (v for v in walk.descendants(value) if v in walk.mismatches)
+    return any(walk.mismatches[v].elsewhere and walk.evaluation.facts[v].dims == dims for v in behind)
+
+
+def _site(walk: Walk, value: ir.Value) -> Site:
+    answer, root = walk.matches[value], walk.evaluation.root
+    nodes = walk.nodes_between(value)
+    rank = len(walk.evaluation.facts[value].dims)
+    dtype = walk.dtypes[root] or ir.DataType.FLOAT
+    core = next((n for n in nodes if n.op_type.endswith(("Normalization", "GroupNorm"))), None)
+    core = core or next((n for n in nodes if n.op_type.startswith(("Reduce", "Global"))), producer(value))
+    group_norm = GroupNorm(
+        x=min(same_values(root), key=lambda v: -1 if v.producer() is None else walk.view.position[producer(v)]),
+        output=value,
+        x_shape=_x_shape(walk, value),
+        num_groups=answer.num_groups,
+        epsilon=answer.epsilon,
+        scale=answer.scale,
+        bias=answer.bias,
+        dtype=dtype,
+        rank=rank,
+        sizes=_sizes(walk, value),
+        num_channels=answer.num_channels,
+        stash_type=11 if dtype == ir.DataType.DOUBLE else 1,
+        channels_last=answer.channel_axis == rank - 1 and rank > 2,
+        core=core.op_type,
+        native=len(nodes) == 1 and nodes[0].op_type in _NATIVE,
+        shaped_like_x=tuple(v for v in walk.evaluation.facts if _has_shape_of_x(walk, v, nodes)),
+        node_names=tuple(n.name or "" for n in nodes),
+    )
+    left_alone = None
+    if len(nodes) == 1 and nodes[0].op_type in ALREADY_ONE_NODE:
+        left_alone = ""
+    elif _are_weights(value):
+        left_alone = "weights are standardised here, not activations"
+    elif _is_layer_norm(walk, answer, nodes, rank):
+        left_alone = "a LayerNorm: the statistics of each position, over the last axis"
+    trivial = answer.num_groups == answer.num_channels and not answer.has_affine
+    return Site(group_norm, frozenset(nodes), left_alone, trivial)
+
+
+def _has_shape_of_x(walk: Walk, value: ir.Value, nodes: list[ir.Node]) -> bool:
+    return value.producer() in nodes and walk.evaluation.facts[value].dims == walk.evaluation.dims
+
+
+def _sizes(walk: Walk, value: ir.Value) -> tuple[int | None, ...] | None:
+    sizes = walk.view.shape(value)
+    return None if sizes is None else tuple(size.static for size in sizes)
+
+
+def _x_shape(walk: Walk, value: ir.Value) -> tuple[int, ...] | None:
+    """What x has to be reshaped to first (0: as it is, -1: the rest); None where the output has x's own shape."""
+    dims, own = walk.evaluation.facts[value].dims, walk.evaluation.dims
+    if dims == own:
+        return None
+    target = []
+    for i, dim in enumerate(dims):
+        static = dim_size(dim).static
+        target.append(static if static is not None else (0 if i < len(own) and own[i] == dim else -1))
+    return tuple(target)
+
+
+def _is_layer_norm(walk: Walk, answer: Match, nodes: list[ir.Node], rank: int) -> bool:
+    """A LayerNorm over the last axis is the same numbers as a GroupNorm over rows, but nobody means that."""
+    if rank == 2:
+        return answer.num_groups == 1 and not any(n.op_type == "Reshape" for n in nodes)
+    per_row = answer.channel_axis == 1 and answer.num_groups == answer.num_channels
+    return rank == 3 and per_row and not answer.has_affine
+
+
+def is_settled(walk: Walk) -> bool:
+    """Whether a nearer candidate for x could only be mistaken for a GroupNorm."""
+    return any(_is_other_normalisation(walk, value) for value in walk.matches)
+
+
+def _are_weights(value: ir.Value) -> bool:
+    """Whether the value is used as the weights of a convolution and as nothing else."""
+    uses = value.uses()
+    return bool(uses) and all(node.op_type in ("Conv", "ConvTranspose") and index == 1 for node, index in uses)

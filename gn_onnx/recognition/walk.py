@@ -1,0 +1,202 @@
+"""Facts and answers for one candidate x.
+
+The graph is walked forward from x once, a fact for every value reached (transfer/), and each value is asked whether it
+is a GroupNorm of x (matching.py).
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import onnx_ir as ir
+
+from gn_onnx.recognition.algebra import NotExpressible, Root, Tensor
+from gn_onnx.recognition.evaluation import Evaluation, Fact, same_values
+from gn_onnx.recognition.layout import Bind, LayoutError, Refine
+from gn_onnx.recognition.matching import Match, Mismatch, match
+from gn_onnx.recognition.model_view import ModelView
+from gn_onnx.recognition.sizes import Size
+from gn_onnx.recognition.transfer import apply
+
+_MAX_NODES = 400
+"""Nodes followed from one candidate: several times the longest spelling known."""
+_MAX_RESTARTS = 16
+
+
+def walk_from(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> Walk:
+    """All facts that follow from one candidate x, with its axes cut as finely as the graph asks for.
+
+    Raises:
+        NotExpressible: When nothing can be said of x.
+    """
+    cuts: dict[int, list[Size]] = {}
+    bindings: dict[str, Size] = {}
+    for _ in range(_MAX_RESTARTS):
+        try:
+            walk = Walk(view, Evaluation(view, root, cuts, bindings, apply))
+            walk.run(path)
+            return walk
+        except Refine as refine:
+            atom = refine.atom
+            assert atom.axis is not None
+            pieces = list(cuts.get(atom.axis) or [(view.shape(root) or ())[atom.axis]])
+            pieces[atom.index : atom.index + 1] = [refine.outer, atom.size / refine.outer]
+            cuts[atom.axis] = pieces
+        except Bind as bind:
+            bindings[bind.symbol] = bind.size
+    raise NotExpressible("the dimensions of the input are cut in too many ways")
+
+
+def producer(value: ir.Value) -> ir.Node:
+    """The node that computes a value of which it is known that a node does."""
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+class Walk:
+    """What became of one candidate x.
+
+    Attributes:
+        view: The model.
+        evaluation: The facts: of x, and of everything that was derived from it or taken into it.
+        matches: The values that are a GroupNorm of x.
+        mismatches: Those that were divided by a root and are none, with the reason.
+        broken: Nodes whose results are not followed, with the reason, in graph order.
+        dtypes: Element type of every value with a fact.
+    """
+
+    def __init__(self, view: ModelView, evaluation: Evaluation) -> None:
+        self.view = view
+        self.evaluation = evaluation
+        self.matches: dict[ir.Value, Match] = {}
+        self.mismatches: dict[ir.Value, Mismatch] = {}
+        self.broken: list[tuple[ir.Node, str]] = []
+        self.dtypes: dict[ir.Value, ir.DataType | None] = {}
+
+    def run(self, path: tuple[ir.Node, ...]) -> None:
+        """Follows the nodes of `path`, then everything that its values and x reach in the same graph."""
+        root = self.evaluation.root
+        self.dtypes[root] = self.view.dtype(root)
+        seen: set[ir.Node] = set()
+        heap: list[tuple[int, ir.Node]] = []
+        container = path[-1].graph
+
+        def push(value: ir.Value) -> None:
+            for node, _ in value.uses():
+                if node not in seen and node.graph is container:
+                    seen.add(node)
+                    heapq.heappush(heap, (self.view.position[node], node))
+
+        seen.update(path)
+        for node in path:
+            for value in self._follow(node):
+                push(value)
+        for value in same_values(root):
+            push(value)
+        for _ in range(_MAX_NODES):
+            if not heap:
+                return
+            for value in self._follow(heapq.heappop(heap)[1]):
+                push(value)
+
+    def _follow(self, node: ir.Node) -> list[ir.Value]:
+        """The outputs of `node` whose facts are known now."""
+        evaluation = self.evaluation
+        try:
+            facts = apply(evaluation, node)
+            for fact in facts.values():
+                self._check_worth(fact)
+        except (NotExpressible, LayoutError) as e:
+            self.broken.append((node, str(e)))
+            evaluation.broken.update((value, str(e)) for value in node.outputs)
+            return []
+        for value, fact in facts.items():
+            evaluation.facts[value] = fact
+            self.dtypes[value] = self._dtype(node, value)
+            if not any(isinstance(f, Root) for m in fact.poly for f, _ in m):
+                continue
+            try:
+                answer = match(evaluation, fact)
+                self._check_visible(value, answer)
+                self.matches[value] = answer
+            except Mismatch as e:
+                self.mismatches[value] = e
+        return list(facts)
+
+    def _check_worth(self, fact: Fact) -> None:
+        """A value that another activation was added to or multiplied with leads to no GroupNorm of x."""
+        whole = self.evaluation.algebra.x_atoms
+        for monomial in fact.poly:
+            tensors = [f for f, _ in monomial if isinstance(f, Tensor) and len({a.axis for a in f.atoms}) > 1]
+            if any(whole and whole <= set(f.atoms) for f in tensors):
+                raise NotExpressible("combined with another tensor of the input's size")
+
+    def _check_visible(self, value: ir.Value, answer: Match) -> None:
+        """What was derived from x in a way that is not followed may be in scale and bias, but it may not cancel.
+
+        Over the real numbers t - t is zero; where t is the root of something negative, it is not.
+        """
+        evaluation = self.evaluation
+        visible = {tensor for p in (answer.scale, answer.bias) for _, tensors in p.terms for tensor in tensors}
+        todo = [v for node in self.nodes_between(value) for v in node.inputs if v is not None]
+        seen: set[ir.Value] = set()
+        while todo:
+            operand = todo.pop()
+            if operand in seen or operand in visible or not evaluation.is_lifted(operand):
+                continue
+            seen.add(operand)
+            if operand in evaluation.broken:
+                raise Mismatch(f"{operand.name!r} cancels, but not where it is not a number")
+            node = operand.producer()
+            todo.extend(v for v in (node.inputs if node is not None else ()) if v is not None)
+
+    def _dtype(self, node: ir.Node, value: ir.Value) -> ir.DataType | None:
+        if value.dtype is not None:
+            return value.dtype
+        if node.op_type == "Cast" and "to" in node.attributes:
+            return ir.DataType(node.attributes["to"].as_int())
+        return next((self.dtypes[v] for v in node.inputs if v in self.dtypes), None)
+
+    def leads_only_to(self, value: ir.Value, later: ir.Value) -> bool:
+        """Whether every use of `value` ends in `later`, so that replacing `later` leaves nothing of the chain alive."""
+        stack, seen = [value], {value, later}
+        while stack:
+            current = stack.pop()
+            if current.is_graph_output():
+                return False
+            for node, _ in current.uses():
+                if node.op_type == "Shape" or later in node.outputs:
+                    continue
+                for output in node.outputs:
+                    if output not in self.evaluation.facts:
+                        return False
+                    if output not in seen:
+                        seen.add(output)
+                        stack.append(output)
+            if not current.uses():
+                return False
+        return True
+
+    def descendants(self, value: ir.Value) -> set[ir.Value]:
+        out, stack = {value}, [value]
+        while stack:
+            for node, _ in stack.pop().uses():
+                for output in node.outputs:
+                    if output in self.evaluation.facts and output not in out:
+                        out.add(output)
+                        stack.append(output)
+        return out
+
+    def nodes_between(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes that compute `value` from x, in graph order."""
+        facts, root = self.evaluation.facts, self.evaluation.root
+        nodes: set[ir.Node] = set()
+        stack = [value]
+        while stack:
+            node = stack.pop().producer()
+            if node is None or node in nodes:
+                continue
+            nodes.add(node)
+            stack.extend(v for v in node.inputs if v is not None and v is not root and v in facts)
+        return sorted(nodes, key=lambda n: self.view.position[n])
