@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-models | bench | lint | format | clean. Each sets up .venv by itself; a second call
+# make demo | test | test-slow | test-versions | test-models | bench | lint | format | clean. Each sets up .venv by itself; a second call
 # starts at once.
 #
 # GN_ONNX_CUDA=OFF (the default here) builds the CPU kernels only. AUTO or ON also fetch nvcc from PyPI, 105 MB, and
@@ -17,7 +17,7 @@ CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(NATIVE_SOURCES))
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed-$(GN_ONNX_CUDA)
 
-.PHONY: demo test test-slow lint format test-models bench clean
+.PHONY: demo test test-slow test-versions lint format test-models bench clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -28,6 +28,11 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(PY) -m pytest -m slow
+
+# Every version of ONNX Runtime since 1.17, each in its own environment (2 GB in out/runtimes); writes the README's table.
+test-versions: $(INSTALLED)
+	$(PY) -m pytest -m versions
+	$(PY) tests/versions_table.py
 
 lint: $(PACKAGES)
 	$(VENV)/bin/ruff check .

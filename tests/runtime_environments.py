@@ -1,0 +1,77 @@
+"""ONNX Runtime's CPU wheels, each minor version in an environment of its own: an interpreter and two packages.
+
+The environments stay under `out/runtimes` from run to run. Only wheels that this Python can use are considered.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDER = ROOT / "out" / "runtimes"
+OLDEST = (1, 17)
+"""The first version that has the API version our library asks for."""
+
+Version = tuple[int, ...]
+
+
+def text(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
+def _pip(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        raise OSError(f"pip {' '.join(arguments)}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+@functools.cache
+def newest_of_each_minor() -> tuple[Version, ...]:
+    """The newest release of every minor version that has a wheel for this Python, oldest first.
+
+    Raises:
+        OSError: No package registry can be reached.
+    """
+    listed = re.search(r"Available versions: (.*)", _pip("index", "versions", "onnxruntime", "--only-binary", ":all:"))
+    found: dict[Version, Version] = {}
+    for word in listed.group(1).split(", ") if listed else []:
+        if re.fullmatch(r"\d+\.\d+\.\d+", word):
+            version = tuple(map(int, word.split(".")))
+            found[version[:2]] = max(version, found.get(version[:2], version))
+    return tuple(found[minor] for minor in sorted(found))
+
+
+def supported() -> tuple[Version, ...]:
+    return tuple(version for version in newest_of_each_minor() if version[:2] >= OLDEST)
+
+
+def too_old() -> tuple[Version, ...]:
+    """The newest version that is older than what our library asks for; none where this Python has no wheel of it."""
+    return tuple(version for version in newest_of_each_minor() if version[:2] < OLDEST)[-1:]
+
+
+def interpreter(version: Version) -> pathlib.Path:
+    """The interpreter of the version's environment, which is made when it is not there.
+
+    Raises:
+        OSError: The environment cannot be made.
+    """
+    folder = FOLDER / f"python{sys.version_info[0]}.{sys.version_info[1]}" / text(version)
+    python, complete = folder / "bin" / "python", folder / "complete.json"
+    if complete.exists():
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    packages = [f"onnxruntime=={text(version)}", "numpy<2" if version < (1, 19) else "numpy"]
+    # Without what only its tools import (sympy, protobuf): a session needs numpy alone.
+    _pip("--python", str(python), "install", "--quiet", "--no-deps", "--no-compile", "--only-binary", ":all:", *packages)
+    complete.write_text(json.dumps(packages))
+    return python
