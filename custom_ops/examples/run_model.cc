@@ -2,120 +2,110 @@
 //
 //   run_model LIBONNXRUNTIME LIBGN_ONNX_OPS MODEL DIM...
 //
-// LIBONNXRUNTIME is e.g. onnxruntime/capi/libonnxruntime.so.* of a Python wheel; DIM... is the shape of the input. With
-// ONNX Runtime's own headers the registration is one call, SessionOptions::RegisterCustomOpsLibrary.
-#include <dlfcn.h>
-
+// LIBONNXRUNTIME is e.g. onnxruntime/capi/libonnxruntime.so.* of a Python wheel; DIM... is the shape of the input,
+// which is filled with (i % 17) / 8 - 1. Prints name, shape, sum and first values of each output that is float.
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <stdexcept>
+#include <numeric>
 #include <string>
 #include <vector>
 
-#include "ort/abi.h"
-#include "ort/handles.h"
+#include "host_api.h"
 
 namespace {
 
+namespace host = gn::host;
 using gn::ort::Api;
-using gn::ort::check;
+using gn::ort::ElementType;
 using gn::ort::Shape;
-using gn::ort::Status;
 using gn::ort::Value;
-using Options = gn::ort::SessionOptions;
-using Memory = gn::ort::MemoryInfo;
 
-struct Env;
-struct Session;
+using OwnedValue = host::Owner<Value, host::ReleaseValue>;
 
-// Functions that only a host needs; src/ort/abi.h has those that an operator library needs.
-template <typename Function>
-Function slot(const Api& api, std::size_t index) {
-  return reinterpret_cast<Function>(reinterpret_cast<void* const*>(&api)[index]);
+std::size_t elements_of(const Shape& shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::size_t{1},
+                         [](std::size_t count, std::int64_t dim) { return count * static_cast<std::size_t>(dim); });
 }
 
-void* symbol_of(const char* library, const char* name) {
-  void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
-  void* symbol = handle != nullptr ? dlsym(handle, name) : nullptr;
-  if (symbol == nullptr) throw std::runtime_error(dlerror());
-  return symbol;
+ElementType element_type(const Api& api, const Value* value) {
+  gn::ort::TensorTypeAndShapeInfo* info = nullptr;
+  gn::ort::check(api, api.GetTensorTypeAndShape(value, &info));
+  ElementType type{};
+  gn::ort::Status* status = api.GetTensorElementType(info, &type);
+  api.ReleaseTensorTypeAndShapeInfo(info);
+  gn::ort::check(api, status);
+  return type;
+}
+
+// Names of inputs or outputs; they come from an allocator of the runtime and are ours to free.
+template <typename GetCount, typename GetName>
+std::vector<std::string> names_of(const Api& api, const host::Session* session, const GetCount& get_count,
+                                  const GetName& get_name) {
+  gn::ort::Allocator* allocator = nullptr;
+  host::GetAllocatorWithDefaultOptions(api, &allocator);
+  std::size_t count = 0;
+  get_count(api, session, &count);
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < count; ++i) {
+    char* text = nullptr;
+    get_name(api, session, i, allocator, &text);
+    names.emplace_back(text);
+    gn::ort::check(api, api.AllocatorFree(allocator, text));
+  }
+  return names;
 }
 
 void print(const Api& api, const std::string& name, const Value* value) {
-  std::string line = name + " [";
-  std::size_t count = 1;
-  for (const std::int64_t dim : gn::ort::shape_of(api, value)) {
-    line.append(" ").append(std::to_string(dim));
-    count *= static_cast<std::size_t>(dim);
+  const Shape shape = gn::ort::shape_of(api, value);
+  std::printf("%s [", name.c_str());
+  for (const std::int64_t dim : shape) std::printf(" %lld", static_cast<long long>(dim));
+  std::printf(" ]");
+  if (element_type(api, value) == ElementType::kFloat) {
+    const std::size_t count = elements_of(shape);
+    const auto* data = static_cast<const float*>(gn::ort::data_of(api, value));
+    std::printf(" sum %.9g first", std::accumulate(data, data + count, 0.0));
+    for (std::size_t i = 0; i < std::min<std::size_t>(count, 8); ++i)
+      std::printf(" %.9g", static_cast<double>(data[i]));
   }
-  std::printf("%s ]", line.c_str());
-  const auto* data = static_cast<const float*>(gn::ort::data_of(api, value));
-  for (std::size_t i = 0; i < std::min<std::size_t>(count, 8); ++i) std::printf(" %.9g", static_cast<double>(data[i]));
   std::printf("\n");
 }
 
 void run(const char* runtime, const char* operators, const char* model, const Shape& shape) {
-  const auto get_base = reinterpret_cast<const gn::ort::ApiBase* (*)()>(symbol_of(runtime, "OrtGetApiBase"));
-  const gn::ort::ApiBase* base = get_base();
-  const Api* table = base->GetApi(gn::ort::kApiVersion);
-  if (table == nullptr) throw std::runtime_error("this ONNX Runtime is older than 1.17");
-  const Api& api = *table;
+  const Api& api = host::load(runtime);
+  constexpr int kWarnings = 2;
+  const auto env = host::make<host::Env, host::ReleaseEnv>(api, host::CreateEnv, kWarnings, "run_model");
+  const auto options =
+      host::make<gn::ort::SessionOptions, host::ReleaseSessionOptions>(api, host::CreateSessionOptions);
+  host::RegisterCustomOpsLibrary_V2(api, options.get(), operators);
+  const auto session = host::make<host::Session, host::ReleaseSession>(
+      api, host::CreateSession, static_cast<const host::Env*>(env.get()), model,
+      static_cast<const gn::ort::SessionOptions*>(options.get()));
 
-  Env* env = nullptr;
-  Options* options = nullptr;
-  Session* session = nullptr;
-  check(api, slot<Status* (*)(int severity, const char*, Env**)>(api, 3)(2, "run_model", &env));  // CreateEnv
-  check(api, slot<Status* (*)(Options**)>(api, 10)(&options));  // CreateSessionOptions
-  using Register = Status* (*)(Options*, const gn::ort::ApiBase*);
-  check(api, reinterpret_cast<Register>(symbol_of(operators, "RegisterCustomOps"))(options, base));
-  using CreateSession = Status* (*)(const Env*, const char*, const Options*, Session**);
-  check(api, slot<CreateSession>(api, 7)(env, model, options, &session));
+  const auto inputs = names_of(api, session.get(), host::SessionGetInputCount, host::SessionGetInputName);
+  const auto outputs = names_of(api, session.get(), host::SessionGetOutputCount, host::SessionGetOutputName);
+  if (inputs.size() != 1) throw std::runtime_error(std::to_string(inputs.size()) + " inputs; this example feeds one");
 
-  // Names come from this allocator and are ours to free.
-  gn::ort::Allocator* allocator = nullptr;
-  check(api, slot<Status* (*)(gn::ort::Allocator**)>(api, 78)(&allocator));  // GetAllocatorWithDefaultOptions
-  using GetName = Status* (*)(const Session*, std::size_t, gn::ort::Allocator*, char**);
-  const auto take_name = [&](std::size_t get, std::size_t index) {
-    char* text = nullptr;
-    check(api, slot<GetName>(api, get)(session, index, allocator, &text));
-    std::string name = text;
-    check(api, api.AllocatorFree(allocator, text));
-    return name;
-  };
-  std::size_t count = 0;
-  check(api, slot<Status* (*)(const Session*, std::size_t*)>(api, 31)(session, &count));  // SessionGetOutputCount
-  const std::string input_name = take_name(36, 0);                                        // SessionGetInputName
-  std::vector<std::string> names;
-  std::vector<const char*> name_pointers;
-  for (std::size_t i = 0; i < count; ++i) names.push_back(take_name(37, i));  // SessionGetOutputName
-  for (const std::string& name : names) name_pointers.push_back(name.c_str());
+  std::vector<float> data(elements_of(shape));
+  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>(i % 17) * 0.125F - 1.0F;
+  constexpr int kArena = 1;
+  const auto memory =
+      host::make<gn::ort::MemoryInfo, host::ReleaseMemoryInfo>(api, host::CreateCpuMemoryInfo, kArena, 0);
+  const OwnedValue x = host::make<Value, host::ReleaseValue>(
+      api, host::CreateTensorWithDataAsOrtValue, static_cast<const gn::ort::MemoryInfo*>(memory.get()),
+      static_cast<void*>(data.data()), data.size() * sizeof(float), shape.data(), shape.size(), ElementType::kFloat);
 
-  std::size_t elements = 1;
-  for (const std::int64_t dim : shape) elements *= static_cast<std::size_t>(dim);
-  std::vector<float> data(elements);
-  for (std::size_t i = 0; i < elements; ++i) data[i] = static_cast<float>(i % 17) * 0.125F - 1.0F;
-  Memory* memory = nullptr;
-  Value* input = nullptr;
-  check(api, slot<Status* (*)(int, int, Memory**)>(api, 69)(0, 0, &memory));  // CreateCpuMemoryInfo
-  using Wrap = Status* (*)(const Memory*, void*, std::size_t, const std::int64_t*, std::size_t, int, Value**);
-  check(api, slot<Wrap>(api, 49)(memory, data.data(), elements * sizeof(float), shape.data(), shape.size(),
-                                 static_cast<int>(gn::ort::ElementType::kFloat), &input));
-
-  std::vector<Value*> outputs(count, nullptr);
-  using Run = Status* (*)(Session*, const void*, const char* const*, const Value* const*, std::size_t,
-                          const char* const*, std::size_t, Value**);
-  const char* input_pointer = input_name.c_str();
-  check(api,
-        slot<Run>(api, 9)(session, nullptr, &input_pointer, &input, 1, name_pointers.data(), count, outputs.data()));
-  for (std::size_t i = 0; i < count; ++i) print(api, names[i], outputs[i]);
-
-  for (Value* output : outputs) slot<void (*)(Value*)>(api, 96)(output);
-  slot<void (*)(Value*)>(api, 96)(input);
-  slot<void (*)(Memory*)>(api, 94)(memory);
-  slot<void (*)(Session*)>(api, 95)(session);
-  slot<void (*)(Options*)>(api, 100)(options);
-  slot<void (*)(Env*)>(api, 92)(env);
+  std::vector<const char*> output_names;
+  for (const std::string& name : outputs) output_names.push_back(name.c_str());
+  std::vector<Value*> made(outputs.size(), nullptr);
+  const char* input_name = inputs[0].c_str();
+  const Value* input = x.get();
+  host::Run(api, session.get(), nullptr, &input_name, &input, std::size_t{1}, output_names.data(), made.size(),
+            made.data());
+  std::vector<OwnedValue> owned;
+  for (Value* value : made) owned.emplace_back(value, x.get_deleter());
+  for (std::size_t i = 0; i < made.size(); ++i) print(api, outputs[i], made[i]);
 }
 
 }  // namespace
@@ -125,9 +115,17 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: %s LIBONNXRUNTIME LIBGN_ONNX_OPS MODEL DIM...\n", argv[0]);
     return 2;
   }
+  Shape shape;
+  for (int i = 4; i < argc; ++i) {
+    char* end = nullptr;
+    errno = 0;
+    shape.push_back(std::strtoll(argv[i], &end, 10));
+    if (errno != 0 || end == argv[i] || *end != '\0' || shape.back() < 1 || shape.back() > (std::int64_t{1} << 24)) {
+      std::fprintf(stderr, "%s: '%s' is no size of a dimension\n", argv[0], argv[i]);
+      return 2;
+    }
+  }
   try {
-    Shape shape;
-    for (int i = 4; i < argc; ++i) shape.push_back(std::strtoll(argv[i], nullptr, 10));
     run(argv[1], argv[2], argv[3], shape);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
