@@ -27,7 +27,9 @@ struct ColumnsParams {
   int columns;
   int rows_at_once;
   int parts;
-  int step_rows;  // split: rows held at once
+  int step_rows;   // split: rows held at once
+  int scale_step;  // 1, or 0 for one scale for all channels
+  int bias_step;
   float epsilon;
   Activation activation;
   float alpha;
@@ -197,8 +199,9 @@ class ColumnsAffine {
       last_group = group;
       const int channel = thread.column * kVector + e;
       const bool used = thread.active && channel < unit.width;
-      const float scale = used ? to_float(static_cast<const T*>(p.scale)[unit.channel + channel]) : 0.0F;
-      const float bias = used ? to_float(static_cast<const T*>(p.bias)[unit.channel + channel]) : 0.0F;
+      const float scale =
+          used ? to_float(static_cast<const T*>(p.scale)[(unit.channel + channel) * p.scale_step]) : 0.0F;
+      const float bias = used ? to_float(static_cast<const T*>(p.bias)[(unit.channel + channel) * p.bias_step]) : 0.0F;
       pivot.value[e] = moments[group].pivot;
       factor.value[e] = scale * rstd;
       shift.value[e] = bias - moments[group].offset * factor.value[e];

@@ -22,7 +22,9 @@ struct ContiguousParams {
   std::int64_t channels_per_group;
   FastDivisor by_spatial;  // by min(spatial, 2^31)
   int parts;
-  int step_elements;  // split: elements held at once
+  int step_elements;         // split: elements held at once
+  std::uint32_t scale_step;  // 1, or 0 for one scale for all channels
+  std::uint32_t bias_step;
   float epsilon;
   Activation activation;
   float alpha;
@@ -92,8 +94,8 @@ class ContiguousAffine {
     const std::int64_t row = run.start / p.spatial;
     const std::int64_t channel = group % p.num_groups * p.channels_per_group + row;
     const std::int64_t left = (row + 1) * p.spatial - run.start;
-    scale = static_cast<const T*>(p.scale) + channel;
-    bias = static_cast<const T*>(p.bias) + channel;
+    scale = static_cast<const T*>(p.scale) + channel * p.scale_step;
+    bias = static_cast<const T*>(p.bias) + channel * p.bias_step;
     first_row = left < kLongRow ? static_cast<std::uint32_t>(left) : kLongRow;
   }
 
@@ -112,13 +114,13 @@ class ContiguousAffine {
       channel = row + 1;
       left = p.by_spatial.divisor - (beyond - row * p.by_spatial.divisor);
     }
-    const float a = to_float(scale[channel]) * rstd;
-    const float b = to_float(bias[channel]) - offset * a;
+    const float a = to_float(scale[channel * p.scale_step]) * rstd;
+    const float b = to_float(bias[channel * p.bias_step]) - offset * a;
     float a_next = a;
     float b_next = b;
     if (left < kVector) {
-      a_next = to_float(scale[channel + 1]) * rstd;
-      b_next = to_float(bias[channel + 1]) - offset * a_next;
+      a_next = to_float(scale[(channel + 1) * p.scale_step]) * rstd;
+      b_next = to_float(bias[(channel + 1) * p.bias_step]) - offset * a_next;
     }
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {

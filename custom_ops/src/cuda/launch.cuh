@@ -73,7 +73,10 @@ CudaError launch(const Params& params, const LaunchShape& shape, void* stream) {
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
   }
-  return cudaLaunchKernelEx(&config, kKernel, params);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kKernel, params);
+  // The caller is told; whoever asks for the last error next should not be.
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
+  return error;
 }
 
 #endif

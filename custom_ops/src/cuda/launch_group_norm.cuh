@@ -33,6 +33,8 @@ inline ContiguousParams contiguous_params(const GroupNormProblem& problem, const
       make_fast_divisor(static_cast<std::uint32_t>(std::min<std::int64_t>(problem.spatial, std::int64_t{1} << 31)));
   p.parts = plan.parts;
   p.step_elements = plan.step_length * plan.vector_elements;
+  p.scale_step = static_cast<std::uint32_t>(buffers.scale_step);
+  p.bias_step = static_cast<std::uint32_t>(buffers.bias_step);
   p.epsilon = static_cast<float>(problem.epsilon);
   p.activation = problem.activation;
   p.alpha = problem.alpha;
@@ -59,6 +61,8 @@ inline ColumnsParams columns_params(const GroupNormProblem& problem, const Group
   p.rows_at_once = plan.rows_at_once;
   p.parts = plan.parts;
   p.step_rows = plan.step_length;
+  p.scale_step = buffers.scale_step;
+  p.bias_step = buffers.bias_step;
   p.epsilon = static_cast<float>(problem.epsilon);
   p.activation = problem.activation;
   p.alpha = problem.alpha;

@@ -52,13 +52,13 @@ struct GroupNormKernel::Inputs {
 };
 
 GroupNormKernel::GroupNormKernel(const OpSpec& spec, const Api& api, const KernelInfo* info)
-    : spec_(spec), api_(api), node_(node_name(api, info)) {
+    : spec_(spec), api_(api), node_(node_name(api, info)), device_scratch_(api) {
   read_attributes(info);
 }
 
-void GroupNormKernel::fail(const std::string& what) const {
+void GroupNormKernel::fail(const std::string& what, ErrorCode code) const {
   const std::string op = (spec_.domain.empty() ? "ai.onnx" : spec_.domain) + "::" + spec_.name;
-  throw Error(ErrorCode::kInvalidArgument, op + " node '" + node_ + "': " + what);
+  throw Error(code, op + " node '" + node_ + "': " + what);
 }
 
 void GroupNormKernel::read_attributes(const KernelInfo* info) {
@@ -107,7 +107,7 @@ Shape GroupNormKernel::checked_shape(const Inputs& inputs) const {
 
 // The function body of ai.onnx GroupNormalization broadcasts, and ONNX's version converter writes models that rely on
 // it: one group, and a scale of one element. Such models ran before our kernel took over, so they have to run on it.
-bool GroupNormKernel::broadcasts_scale() const { return spec_.domain.empty() && spec_.provider == Provider::kCpu; }
+bool GroupNormKernel::broadcasts_scale() const { return spec_.domain.empty(); }
 
 const void* GroupNormKernel::per_channel(const Value* value, const GroupNormProblem& problem,
                                          std::vector<std::byte>* storage) const {
@@ -143,12 +143,16 @@ void GroupNormKernel::compute(KernelContext* context) const {
   std::vector<std::byte> bias;
   GroupNormBuffers buffers;
   buffers.x = data_of(api_, inputs.x);
-  buffers.scale = per_channel(inputs.scale, problem, &scale);
-  buffers.bias = per_channel(inputs.bias, problem, &bias);
   buffers.y = data_of(api_, y);
   if (spec_.provider == Provider::kCuda) {
+    buffers.scale = data_of(api_, inputs.scale);
+    buffers.bias = data_of(api_, inputs.bias);
+    buffers.scale_step = shape_of(api_, inputs.scale) == Shape{1} ? 0 : 1;
+    buffers.bias_step = shape_of(api_, inputs.bias) == Shape{1} ? 0 : 1;
     run_cuda(context, problem, inputs, buffers, shape);
   } else {
+    buffers.scale = per_channel(inputs.scale, problem, &scale);
+    buffers.bias = per_channel(inputs.bias, problem, &bias);
     run_cpu(context, problem, inputs, buffers);
   }
 }
@@ -176,10 +180,17 @@ void GroupNormKernel::run_cuda(KernelContext* context, const GroupNormProblem& p
   DeviceLimits limits;
   CudaError error = current_device_limits(&limits);
   if (error == 0) {
-    const Scratch scratch(api_, context, inputs.x, group_norm_cuda_workspace_bytes(problem, limits));
-    error = group_norm_cuda(problem, buffers, limits, scratch.data(), stream);
+    try {
+      device_scratch_.with(context, inputs.x, stream, group_norm_cuda_workspace_bytes(problem, limits),
+                           [&](void* scratch) { error = group_norm_cuda(problem, buffers, limits, scratch, stream); });
+    } catch (const Error& no_memory) {
+      fail("X " + text(shape) + ": no scratch memory: " + no_memory.what(), no_memory.code());
+    }
   }
-  if (error != 0) fail("X " + text(shape) + ": CUDA error " + std::to_string(error) + ", " + cuda_error_string(error));
+  if (error != 0) {
+    fail("X " + text(shape) + ": CUDA error " + std::to_string(error) + ", " + cuda_error_string(error),
+         ErrorCode::kFail);
+  }
 #else
   static_cast<void>(context);
   static_cast<void>(problem);

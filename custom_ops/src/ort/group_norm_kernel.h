@@ -7,6 +7,7 @@
 
 #include "ort/group_norm_op.h"
 #include "ort/handles.h"
+#include "ort/stream_scratch.h"
 
 namespace gn::ort {
 
@@ -28,12 +29,13 @@ class GroupNormKernel {
                const GroupNormBuffers& buffers) const;
   void run_cuda(KernelContext* context, const GroupNormProblem& problem, const Inputs& inputs,
                 const GroupNormBuffers& buffers, const Shape& shape) const;
-  [[noreturn]] void fail(const std::string& what) const;
+  [[noreturn]] void fail(const std::string& what, ErrorCode code = ErrorCode::kInvalidArgument) const;
 
   const OpSpec& spec_;
   const Api& api_;
   std::string node_;
   GroupNormProblem attributes_;
+  mutable StreamScratch device_scratch_;
 };
 
 }  // namespace gn::ort

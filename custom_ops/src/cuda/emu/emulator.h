@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <functional>
 
+#include "gn/group_norm_cuda.h"
+
 namespace gn::emulation {
 
 struct Index {
@@ -30,6 +32,9 @@ void run(const Grid& grid, const std::function<void()>& body);
 // The order that launches use: false in production-like runs, set by tests.
 bool backwards();
 void set_backwards(bool value);
+
+// What `current_device_limits` answers from now on: limits, and 0 or a CUDA error. Set by tests.
+void set_device(const DeviceLimits& limits, int error = 0);
 
 // What a thread sees, for the emulated intrinsics. Valid inside `run` only.
 const Index& thread_index();
