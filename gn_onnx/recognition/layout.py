@@ -96,6 +96,7 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
     queue = [atom for dim in dims for atom in dim]
     renaming: Renaming = {}
     out: list[list[Atom]] = []
+    divides = any(size.is_fraction for size in target)  # else it runs with any sizes, and nothing follows about them
     for size in target:
         current: list[Atom] = []
         need = size
@@ -109,7 +110,7 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
                 need = quotient
                 continue
             rest = atom.size / need
-            if not rest.is_whole:
+            if not rest.is_whole or ((rest.is_fraction or need.is_fraction) and not divides):
                 raise LayoutError(f"the reshape to {_show(target)} cuts a dimension of size {atom.size} at {need}")
             outer, inner = _cut(atom, need, renaming)
             current.append(outer)
@@ -170,16 +171,34 @@ def unify(left: Dims, right: Dims) -> tuple[Dims, Renaming]:
     rank = max(len(left), len(right))
     left = ((),) * (rank - len(left)) + left
     right = ((),) * (rank - len(right)) + right
+    marks = _joined_marks(left, right)
     renaming: Renaming = {}
     out: list[Dim] = []
-    for a, b in zip(left, right, strict=True):
+    for i, (a, b) in enumerate(zip(_without_marks(left), _without_marks(right), strict=True)):
         a, b = tuple(_substitute(a, renaming)), tuple(_substitute(b, renaming))
-        out.append(_unify_dim(a, b, renaming) if a and b else a or b)
+        out.append(marks.get(i, ()) + (_unify_dim(a, b, renaming) if a and b else a or b))
     result = rename(tuple(out), renaming)
     atoms = [atom for dim in result for atom in dim]
     if len(set(atoms)) != len(atoms):
         raise LayoutError("the same axis would lie along two dimensions")
     return result, renaming
+
+
+def _without_marks(dims: Dims) -> Dims:
+    return tuple(tuple(atom for atom in dim if atom.at is None) for dim in dims)
+
+
+def _joined_marks(left: Dims, right: Dims) -> dict[int, Dim]:
+    """The slice marks of both, by dimension; having size 1, one may lie along any."""
+    place: dict[Atom, int] = {}
+    for dims in (left, right):
+        for i, dim in enumerate(dims):
+            for atom in dim:
+                if atom.at is not None:
+                    place.setdefault(atom, i)
+    if len({(mark.axis, mark.index) for mark in place}) != len(place):
+        raise LayoutError("values of different slices are combined")
+    return {i: tuple(mark for mark, at in place.items() if at == i) for i in place.values()}
 
 
 def _unify_dim(a: Dim, b: Dim, renaming: Renaming) -> Dim:

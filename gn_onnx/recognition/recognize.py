@@ -16,7 +16,7 @@ from gn_onnx.recognition.model_view import ModelView
 from gn_onnx.recognition.refusals import IN_OWN_LAYOUT, Refusal, refusals, rejection
 from gn_onnx.recognition.roots import find_seeds
 from gn_onnx.recognition.sites import ALREADY_ONE_NODE, find_sites, is_settled
-from gn_onnx.recognition.walk import producer, walk_from
+from gn_onnx.recognition.walk import Walk, producer, walk_from
 
 
 def recognize(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
@@ -71,6 +71,7 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
         if seed.node in covered:
             continue
         refused_here: list[Refusal] = []
+        farther: list[Walk] = []  # from where x is normalised in its own layout, but not as a GroupNorm
         for root, path in seed.candidates:
             if root.producer() in covered and root not in ends:
                 continue  # inside another GroupNorm, gone once that is one node
@@ -82,7 +83,7 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
             for site in find_sites(walk, only=len(seed.candidates) == 1):
                 if site.nodes & covered and seed.node not in site.nodes:
                     continue
-                if site.trivial and any(refusal.progress == IN_OWN_LAYOUT for refusal in refused_here):
+                if site.trivial and not all(other.is_multiple_of_x(root) for other in farther):
                     continue  # the same numbers, but what was meant is another normalisation of a farther x
                 covered |= site.nodes
                 ends.add(site.group_norm.output)
@@ -92,7 +93,8 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
                     refused[seed.node] = rejection(producer(site.group_norm.output), site.left_alone)
             if seed.node in covered:
                 break
-            refused_here.extend(refusals(walk))
+            refused_here.extend(of_walk := refusals(walk))
+            farther.extend(walk for refusal in of_walk if refusal.progress == IN_OWN_LAYOUT)
             if is_settled(walk):
                 break
         best = max(refused_here, key=lambda r: r.progress, default=None)

@@ -133,8 +133,11 @@ def _has_shape_of_x(walk: Walk, value: ir.Value, nodes: list[ir.Node]) -> bool:
 
 
 def _sizes(walk: Walk, value: ir.Value) -> tuple[int | None, ...] | None:
+    """As inferred, unless the inference took another rank for it (in bodies, ONNX's does so now and then)."""
     sizes = walk.view.shape(value)
-    return None if sizes is None else tuple(size.static for size in sizes)
+    if sizes is None or len(sizes) != len(walk.evaluation.facts[value].dims):
+        return None
+    return tuple(size.static for size in sizes)
 
 
 def _x_shape(walk: Walk, value: ir.Value) -> tuple[int, ...] | None:

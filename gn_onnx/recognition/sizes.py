@@ -52,6 +52,11 @@ class Size:
             return False
         return bool(self.symbols) or self.factor.denominator == 1
 
+    @property
+    def is_fraction(self) -> bool:
+        """Whether it is whole for some values of the symbols only: `C / 8`."""
+        return self.factor.denominator != 1
+
     def __mul__(self, other: Size) -> Size:
         if not self.symbols:
             return Size(self.factor * other.factor, other.symbols)

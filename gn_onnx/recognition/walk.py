@@ -10,7 +10,7 @@ import heapq
 
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import NotExpressible, Root, Tensor
+from gn_onnx.recognition.algebra import THE_X, NotExpressible, Root, Tensor, of_factor
 from gn_onnx.recognition.evaluation import Evaluation, Fact, same_values
 from gn_onnx.recognition.layout import Bind, LayoutError, Refine
 from gn_onnx.recognition.matching import Match, Mismatch, match
@@ -157,6 +157,13 @@ class Walk:
         if node.op_type == "Cast" and "to" in node.attributes:
             return ir.DataType(node.attributes["to"].as_int())
         return next((self.dtypes[v] for v in node.inputs if v in self.dtypes), None)
+
+    def is_multiple_of_x(self, value: ir.Value) -> bool:
+        """Whether a value is x times a number."""
+        fact = self.evaluation.facts.get(value)
+        if fact is None or fact.dims != self.evaluation.dims or fact.poly.keys() != of_factor(THE_X).keys():
+            return False
+        return all(not coefficient.atoms for coefficient in fact.poly.values())
 
     def leads_only_to(self, value: ir.Value, later: ir.Value) -> bool:
         """Whether every use of `value` ends in `later`, so that replacing `later` leaves nothing of the chain alive."""
