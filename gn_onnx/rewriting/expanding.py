@@ -1,7 +1,6 @@
 """Our operators back to ONNX's: calls are replaced by their bodies, and what is constant in those is computed.
 
-What is left of a body is what PyTorch's exporter writes: Reshape, InstanceNormalization, Reshape, Mul, Add, and a
-Reshape to the shape of the input.
+What is left of a body is a Reshape, InstanceNormalization, a Reshape, Mul, Add, and a Reshape to the input's shape.
 """
 
 from __future__ import annotations
@@ -71,26 +70,14 @@ def _fold(model: ir.Model, nodes: list[ir.Node]) -> None:
     """Puts constants in the place of those of `nodes` that compute them."""
     constants = Constants(Namer(model))
     bodies = {function.graph for function in model.functions.values()}
-    for compute in (_rank, ModelView.folded):
-        view = ModelView(model)
-        arrays = {node: compute(view, node.outputs[0]) for node in nodes if node.graph is not None}
-        known = {node: array for node, array in arrays.items() if array is not None}
-        for node, array in known.items():
-            if node.op_type != "Constant" or node.graph not in bodies:
-                _replace(node, array, known, constants, in_function=node.graph in bodies)
-        for node in reversed(known):
-            remove_dead(node)
-
-
-def _rank(view: ModelView, value: ir.Value) -> np.ndarray | None:
-    """The number of axes of y, where the value is Shape(Shape(y)) and it is known."""
-    for _ in range(2):
-        producer = value.producer()
-        if producer is None or producer.op_type != "Shape" or producer.inputs[0] is None:
-            return None
-        value = producer.inputs[0]
-    shape = view.shape(value)
-    return None if shape is None else np.array([len(shape)], np.int64)
+    view = ModelView(model)
+    arrays = {node: view.folded(node.outputs[0]) for node in nodes}
+    known = {node: array for node, array in arrays.items() if array is not None}
+    for node, array in known.items():
+        if node.op_type != "Constant" or node.graph not in bodies:
+            _replace(node, array, known, constants, in_function=node.graph in bodies)
+    for node in reversed(known):
+        remove_dead(node)
 
 
 def _replace(

@@ -30,9 +30,11 @@ class _Body:
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
 
-    def add(self, op: str, *inputs: str, refs: dict[str, str] | None = None, **attributes: Any) -> str:
+    def add(
+        self, op: str, *inputs: str, output: str | None = None, refs: dict[str, str] | None = None, **attributes: Any
+    ) -> str:
         """Appends a node; `refs` maps its attributes to those of the call that they take their value from."""
-        output = f"v{len(self.nodes)}"
+        output = output or f"v{len(self.nodes)}"
         node = helper.make_node(op, list(inputs), [output], **attributes)
         for name, source in (refs or {}).items():
             kind = onnx.AttributeProto.INT if source == "num_groups" else onnx.AttributeProto.FLOAT
@@ -107,20 +109,17 @@ def function_body(activation: str, *, channels_last: bool, dtypes: frozenset[ir.
         kind = onnx.TensorProto.FLOAT16 if dtypes == {ir.DataType.FLOAT16} else onnx.TensorProto.FLOAT
         ones, zeros = body.filled(groups, 1.0, kind), body.filled(groups, 0.0, kind)
         normal = body.add("InstanceNormalization", grouped, ones, zeros, refs={"epsilon": "epsilon"})
-    shape = body.add("Shape", "X")
+    channels = body.add("Concat", body.ints(0), body.add("Shape", "scale"), body.ints(-1), axis=0)
+    column = body.ints(-1, 1)
+    y = body.add("Mul", body.add("Reshape", normal, channels), body.add("Reshape", scale, column))
+    y = body.add("Add", y, body.add("Reshape", bias, column))
     if channels_last:
-        channels = body.add("Concat", body.ints(0), body.add("Shape", "scale"), body.ints(-1), axis=0)
-        y = _affine(body, body.add("Reshape", normal, channels), scale, bias, body.ints(-1, 1))
-        y = body.add("Reshape", body.add("Transpose", y, perm=[0, 2, 1]), shape)
-    else:
-        rank = body.add("Shape", shape)
-        spatial = body.filled(body.add("Add", rank, body.ints(-2)), 1, onnx.TensorProto.INT64)
-        column = body.add("Concat", body.ints(-1), spatial, axis=0)
-        y = _affine(body, body.add("Reshape", normal, shape), scale, bias, column)
+        y = body.add("Transpose", y, perm=[0, 2, 1])
     y = _activated(body, activation, y)
     if widened:
         y = body.add("CastLike", y, "X") if len(dtypes) > 1 else body.add("Cast", y, to=onnx.TensorProto.BFLOAT16)
-    body.nodes[-1].output[0] = "Y"
+    # Last, since ONNX Runtime's CPU provider computes float16 in float32 and would not round the result of an Add.
+    body.add("Reshape", y, body.add("Shape", "X"), output="Y")
     proto = onnx.FunctionProto(domain=DOMAIN, name=op_type(activation, channels_last=channels_last))
     proto.input.extend(["X", "scale", "bias"])
     proto.output.append("Y")
@@ -128,11 +127,6 @@ def function_body(activation: str, *, channels_last: bool, dtypes: frozenset[ir.
     proto.node.extend(body.nodes)
     proto.opset_import.append(helper.make_opsetid("", opset))
     return ir.serde.deserialize_function(proto)
-
-
-def _affine(body: _Body, y: str, scale: str, bias: str, column: str) -> str:
-    """y * scale + bias, with both of shape `column`."""
-    return body.add("Add", body.add("Mul", y, body.add("Reshape", scale, column)), body.add("Reshape", bias, column))
 
 
 def _by_means(body: _Body, grouped: str) -> str:
