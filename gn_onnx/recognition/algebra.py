@@ -270,10 +270,14 @@ class Algebra:
                 elif isinstance(factor, Symbol):
                     factors.append((factor, Fraction(exponent) / 2))
                 else:
-                    return of_factor(self._root(p))
+                    return self._sqrt_of_any(p)
             return {frozenset(factors): Coefficient(np.sqrt(coefficient.array), coefficient.atoms)}
-        if not p:
-            return {}
+        return self._sqrt_of_any(p) if p else {}
+
+    def _sqrt_of_any(self, p: Poly) -> Poly:
+        holds_x = any(isinstance(factor, X | Moment) for monomial in p for factor, _ in monomial)
+        if holds_x and self.lower_bound(p) < 0:
+            raise NotExpressible(f"the square root of {self.show(p)}, which may be negative")
         return of_factor(self._root(p))
 
     def power(self, p: Poly, exponent: float) -> Poly:

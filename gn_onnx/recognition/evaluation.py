@@ -169,9 +169,25 @@ class Evaluation:
             self._lifted[value] = known
         return known
 
-    def is_lifted(self, value: ir.Value) -> bool:
-        """Whether a fact that does not hold x was needed of the value, itself found backward."""
-        return value in self._lifted
+    def check_nothing_hidden(self, value: ir.Value) -> None:
+        """What was derived from x in a way that is not followed may be a factor or a term, but it may not cancel.
+
+        Over the real numbers t - t is zero; where t is the root of something negative, it is not.
+
+        Raises:
+            NotExpressible: When something cancels in the fact of `value`.
+        """
+        visible = {f.key for monomial in self.facts[value].poly for f, _ in monomial if isinstance(f, Tensor)}
+        todo, seen = [value], {self.root}
+        while todo:
+            current = todo.pop()
+            if current in seen or current in visible or not (current in self.facts or current in self._lifted):
+                continue
+            seen.add(current)
+            if current in self.broken and current in self._lifted:
+                raise NotExpressible(f"{current.name!r} cancels, but not where it is not a number")
+            node = current.producer()
+            todo.extend(v for v in (node.inputs if node is not None else ()) if v is not None)
 
     def _lift(self, value: ir.Value, depth: int) -> Fact:
         array = self.constant(value)

@@ -12,7 +12,7 @@ from gn_onnx.recognition.evaluation import Fact
 from gn_onnx.recognition.walk import Walk, producer
 
 _MAX_STEPS_BACK = 8
-_SHAPES_A_DIVISOR = {"Pow", "Exp", "Log", "Max", "Clip", "Abs"}
+_SHAPES_A_DIVISOR = {"Sqrt", "Pow", "Exp", "Log", "Max", "Clip", "Abs"}
 
 ROOT_TAKEN, NORMALISED, IN_OWN_LAYOUT = 1, 2, 3
 """How far a proof got: a root of something; x divided by it; and that brought back to the layout of x."""

@@ -118,10 +118,12 @@ class Walk:
                 continue
             try:
                 answer = match(evaluation, fact)
-                self._check_visible(value, answer)
+                evaluation.check_nothing_hidden(value)
                 self.matches[value] = answer
             except Mismatch as e:
                 self.mismatches[value] = e
+            except NotExpressible as e:
+                self.mismatches[value] = Mismatch(str(e))
         return list(facts)
 
     def _check_worth(self, fact: Fact) -> None:
@@ -131,25 +133,6 @@ class Walk:
             tensors = [f for f, _ in monomial if isinstance(f, Tensor) and len({a.axis for a in f.atoms}) > 1]
             if any(whole and whole <= set(f.atoms) for f in tensors):
                 raise NotExpressible("combined with another tensor of the input's size")
-
-    def _check_visible(self, value: ir.Value, answer: Match) -> None:
-        """What was derived from x in a way that is not followed may be in scale and bias, but it may not cancel.
-
-        Over the real numbers t - t is zero; where t is the root of something negative, it is not.
-        """
-        evaluation = self.evaluation
-        visible = {tensor for p in (answer.scale, answer.bias) for _, tensors in p.terms for tensor in tensors}
-        todo = [v for node in self.nodes_between(value) for v in node.inputs if v is not None]
-        seen: set[ir.Value] = set()
-        while todo:
-            operand = todo.pop()
-            if operand in seen or operand in visible or not evaluation.is_lifted(operand):
-                continue
-            seen.add(operand)
-            if operand in evaluation.broken:
-                raise Mismatch(f"{operand.name!r} cancels, but not where it is not a number")
-            node = operand.producer()
-            todo.extend(v for v in (node.inputs if node is not None else ()) if v is not None)
 
     def _dtype(self, node: ir.Node, value: ir.Value) -> ir.DataType | None:
         if value.dtype is not None:

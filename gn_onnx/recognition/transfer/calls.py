@@ -18,12 +18,16 @@ def call(evaluation: Evaluation, node: ir.Node, depth: int, apply: Apply) -> dic
     function = evaluation.view.functions[node.op_identifier()]
     frame = evaluation.frame(function, node, depth)
     reason = ""
-    for inner in function:
+    for body_node in function:
         try:
-            frame.facts.update(apply(frame, inner, depth))
+            frame.facts.update(apply(frame, body_node, depth))
         except (NotExpressible, LayoutError) as e:
             reason = str(e)
-            frame.broken.update((value, reason) for value in inner.outputs)
+            if any(value in frame.facts or value in frame.broken for value in body_node.inputs if value is not None):
+                frame.broken.update((value, reason) for value in body_node.outputs)
+    for inner in function.outputs:
+        if inner in frame.facts:
+            frame.check_nothing_hidden(inner)
     facts = {
         outer: frame.facts[inner]
         for outer, inner in zip(node.outputs, function.outputs, strict=False)
