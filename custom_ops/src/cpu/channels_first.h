@@ -71,7 +71,7 @@ class ChannelsFirst {
     for (std::int64_t group = begin; group < end; ++group) {
       Moments total;
       for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
-      normalisers[group - begin] = normaliser(total, problem_.epsilon);
+      normalisers[group - begin] = normaliser<W>(total, problem_.epsilon);
     }
     for (std::int64_t group = begin; group < end; ++group)
       write(writer, group, normalisers[group - begin], 0, plan_.size);
@@ -85,7 +85,7 @@ class ChannelsFirst {
     for_each(parallel, groups, chunks * kCombineElements, [&](std::int64_t group) {
       Moments total;
       for (std::int64_t c = 0; c < chunks; ++c) total = combine(total, moments[group * chunks + c]);
-      normalisers[group] = normaliser(total, problem_.epsilon);
+      normalisers[group] = normaliser<W>(total, problem_.epsilon);
     });
     // From the last chunk to the first: the cache still holds the end of what was read.
     for_each(parallel, groups * chunks, kChunkElements, [&](std::int64_t i) {
@@ -118,14 +118,12 @@ class ChannelsFirst {
 
   void write_rows(const RowWriter<T>& writer, const T* x, T* y, std::int64_t channel, const Normaliser& normal,
                   std::int64_t begin, std::int64_t end) const {
-    const SplitMean<W> mean(normal.mean);
+    const SplitMean<W> mean(normal);
     channel += begin / problem_.spatial;
     std::int64_t row_end = (begin / problem_.spatial + 1) * problem_.spatial;
     for (; begin < end; ++channel, begin = row_end, row_end += problem_.spatial) {
-      const double a = static_cast<double>(to_wide(scale_[channel])) * normal.rstd;
-      const double b = static_cast<double>(to_wide(bias_[channel])) - mean.rest * a;
-      writer.row(x + begin, y + begin, std::min(end, row_end) - begin,
-                 {mean.rounded, static_cast<W>(a), static_cast<W>(b)}, writer.alpha);
+      const auto parameters = row_parameters<W>(mean, normal.rstd, to_wide(scale_[channel]), to_wide(bias_[channel]));
+      writer.row(x + begin, y + begin, std::min(end, row_end) - begin, parameters, writer.alpha);
     }
   }
 

@@ -73,7 +73,7 @@ class ChannelsLast {
     for_each(parallel, samples * groups, chunks * kCombineElements, [&](std::int64_t group) {
       Moments total;
       for (std::int64_t c = 0; c < chunks; ++c) total = combine(total, moments[group * chunks + c]);
-      normalisers[group] = normaliser(total, problem_.epsilon);
+      normalisers[group] = normaliser<W>(total, problem_.epsilon);
     });
     const std::int64_t rows = output_rows(samples);
     const std::int64_t tasks = (problem_.spatial + rows - 1) / rows;
@@ -120,6 +120,7 @@ class ChannelsLast {
       }
       writer.channels(x_ + row + first, y_ + row + first, end - begin, channels, width, parameters, writer.alpha);
     }
+    if (writer.streams) end_of_stream();
   }
 
   const GroupNormProblem& problem_;

@@ -32,7 +32,7 @@ inline LongNumber two_sum(double a, double b) {
 struct Moments {
   double count = 0.0;
   LongNumber mean;
-  double m2 = 0.0;
+  LongNumber m2;
 };
 
 // Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979), eq. 2.1.
@@ -40,13 +40,14 @@ inline Moments combine(const Moments& a, const Moments& b) {
   if (a.count == 0.0) return b;
   const double count = a.count + b.count;
   const double delta = (b.mean.high - a.mean.high) + (b.mean.low - a.mean.low);
-  return {count, two_sum(a.mean.high, a.mean.low + delta * (b.count / count)),
-          a.m2 + b.m2 + delta * delta * (a.count * b.count / count)};
+  const LongNumber m2 = two_sum(a.m2.high, b.m2.high);
+  const double rest = m2.low + a.m2.low + b.m2.low + delta * delta * (a.count * b.count / count);
+  return {count, two_sum(a.mean.high, a.mean.low + delta * (b.count / count)), two_sum(m2.high, rest)};
 }
 
 inline constexpr std::int64_t kChunkElements = 16384;  // 64 KB of float: any L2 holds it for the second look
 inline constexpr int kColumns = 4;  // vectors summed side by side, to hide the latency of an addition
-inline constexpr int kRun = 32;     // additions of floats in a row
+inline constexpr int kRun = 8;      // additions of floats in a row
 
 // A sum in double of what was computed in W. For double it keeps what the additions round off; sums of floats would
 // gain nothing.
@@ -159,7 +160,7 @@ inline Deviations deviations(const T* x, std::int64_t count, Wide<T> shift) {
 inline bool moments_of(const Deviations& d, double shift, double count, Moments* moments) {
   const double offset = d.sum / count;
   const double m2 = d.squares - d.sum * offset;
-  *moments = {count, two_sum(shift, offset), m2 < 0.0 ? 0.0 : m2};
+  *moments = {count, two_sum(shift, offset), {m2 < 0.0 ? 0.0 : m2, 0.0}};
   return !(d.sum * offset > 0.8 * d.squares && std::isfinite(d.squares));  // offset^2 <= 4 variances
 }
 
@@ -194,11 +195,29 @@ inline Moments contiguous_moments(const T* x, std::int64_t count) {
 // What the output needs of a group: y = (x - mean) * rstd * scale + bias.
 struct Normaliser {
   LongNumber mean;
-  double rstd = 0.0;
+  LongNumber rstd;
+  bool far_from_zero = false;  // the mean is more than a standard deviation away
 };
 
+// 1 / sqrt(M2 / count + epsilon). For double with what each step rounds off: a step of Newton's method.
+template <typename W>
+inline LongNumber rstd_of(const Moments& moments, double epsilon) {
+  const double variance = moments.m2.high / moments.count;
+  const LongNumber radicand = two_sum(variance, epsilon);
+  const double rstd = 1.0 / std::sqrt(radicand.high);
+  if constexpr (std::is_same_v<W, float>) return {rstd, 0.0};
+  const double low =
+      radicand.low + (std::fma(-variance, moments.count, moments.m2.high) + moments.m2.low) / moments.count;
+  const double product = radicand.high * rstd;
+  const double rest = std::fma(radicand.high, rstd, -product);
+  const double correction = std::fma(-product, rstd, 1.0) - (rest + low * rstd) * rstd;
+  return {rstd, std::isfinite(correction) ? 0.5 * rstd * correction : 0.0};
+}
+
+template <typename W>
 inline Normaliser normaliser(const Moments& moments, double epsilon) {
-  return {moments.mean, 1.0 / std::sqrt(moments.m2 / moments.count + epsilon)};
+  const double mean = moments.mean.high;
+  return {moments.mean, rstd_of<W>(moments, epsilon), mean * mean > moments.m2.high / moments.count};
 }
 
 }  // namespace gn::GN_ISA

@@ -17,14 +17,28 @@ struct RowParameters {
   W b;
 };
 
-// The mean rounded to W, and what that leaves, which b takes in.
+// What is subtracted of x, and what that leaves of the mean, which b takes in. Near zero nothing is subtracted: that
+// saves a rounding. Farther away it is the mean rounded to W: no digit of x - mean is lost.
 template <typename W>
 struct SplitMean {
-  explicit SplitMean(const LongNumber& mean)
-      : rounded(static_cast<W>(mean.high)), rest((mean.high - static_cast<double>(rounded)) + mean.low) {}
+  explicit SplitMean(const Normaliser& normal)
+      : rounded(normal.far_from_zero ? static_cast<W>(normal.mean.high) : W{0}),
+        rest((normal.mean.high - static_cast<double>(rounded)) + normal.mean.low) {}
   W rounded;
   double rest;
 };
+
+template <typename W>
+inline RowParameters<W> row_parameters(const SplitMean<W>& mean, const LongNumber& rstd, W scale, W bias) {
+  W a;
+  if constexpr (std::is_same_v<W, double>) {
+    const double product = scale * rstd.high;
+    a = product + (std::fma(scale, rstd.high, -product) + scale * rstd.low);
+  } else {
+    a = static_cast<W>(static_cast<double>(scale) * rstd.high);
+  }
+  return {mean.rounded, a, static_cast<W>(static_cast<double>(bias) - mean.rest * static_cast<double>(a))};
+}
 
 template <typename W>
 struct ChannelParameters {
@@ -35,12 +49,12 @@ struct ChannelParameters {
   // Of `count` channels of one group.
   template <typename T>
   void set(std::int64_t first, std::int64_t count, const Normaliser& normal, const T* scale, const T* bias) {
-    const SplitMean<W> split(normal.mean);
+    const SplitMean<W> split(normal);
     for (std::int64_t i = 0; i < count; ++i) {
-      const double factor = static_cast<double>(to_wide(scale[i])) * normal.rstd;
-      mean[first + i] = split.rounded;
-      a[first + i] = static_cast<W>(factor);
-      b[first + i] = static_cast<W>(static_cast<double>(to_wide(bias[i])) - split.rest * factor);
+      const RowParameters<W> row = row_parameters<W>(split, normal.rstd, to_wide(scale[i]), to_wide(bias[i]));
+      mean[first + i] = row.mean;
+      a[first + i] = row.a;
+      b[first + i] = row.b;
     }
   }
 };
@@ -81,11 +95,17 @@ void write_row(const T* x, T* y, std::int64_t count, const RowParameters<Wide<T>
   store(y + last, tail);
 }
 
-template <typename T, Activation kActivation>
+template <typename T, Activation kActivation, bool kStream>
 void write_channels(const T* x, T* y, std::int64_t rows, std::int64_t stride, std::int64_t width,
                     const ChannelParameters<Wide<T>>& parameters, Wide<T> alpha) {
   using W = Wide<T>;
   constexpr std::int64_t kTogether = 4;  // rows that share a load of the parameters
+  if constexpr (kStream) {
+    constexpr std::uintptr_t kAlignment = kWidth<W> * sizeof(T);
+    if ((reinterpret_cast<std::uintptr_t>(y) | (static_cast<std::uintptr_t>(stride) * sizeof(T))) % kAlignment != 0) {
+      return write_channels<T, kActivation, false>(x, y, rows, stride, width, parameters, alpha);
+    }
+  }
   const auto few_rows = [&](std::int64_t r, auto row_count) {
     std::int64_t c = 0;
     for (; c + kWidth<W> <= width; c += kWidth<W>) {
@@ -94,7 +114,7 @@ void write_channels(const T* x, T* y, std::int64_t rows, std::int64_t stride, st
       const Vector<W> b = load(parameters.b + c);
       for (std::int64_t k = 0; k < row_count; ++k) {
         const std::int64_t at = (r + k) * stride + c;
-        store(y + at, activate<kActivation, W>((load(x + at) - mean) * a + b, alpha));
+        store<kStream>(y + at, activate<kActivation, W>((load(x + at) - mean) * a + b, alpha));
       }
     }
     if (c == width) return;
@@ -113,10 +133,14 @@ void write_channels(const T* x, T* y, std::int64_t rows, std::int64_t stride, st
   for (; r < rows; ++r) few_rows(r, std::integral_constant<std::int64_t, 1>{});
 }
 
+template <typename T, Activation kActivation, bool kStream>
+RowWriter<T> row_writer(Wide<T> alpha) {
+  return {write_row<T, kActivation, kStream>, write_channels<T, kActivation, kStream>, alpha, kStream};
+}
+
 template <typename T, Activation kActivation>
 RowWriter<T> row_writer(Wide<T> alpha, bool streams) {
-  return {streams ? write_row<T, kActivation, true> : write_row<T, kActivation, false>, write_channels<T, kActivation>,
-          alpha, streams};
+  return streams ? row_writer<T, kActivation, true>(alpha) : row_writer<T, kActivation, false>(alpha);
 }
 
 }  // namespace gn::GN_ISA
