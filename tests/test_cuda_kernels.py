@@ -98,9 +98,9 @@ BROKEN = {
         "squares += part.count * d * d;",
     ),
     "the mean's second part is dropped": (
-        "contiguous.cuh",
-        "to_float(bias[channel * p.bias_step]) - offset * a;",
-        "to_float(bias[channel * p.bias_step]);",
+        "moments.cuh",
+        "fmaf(-rest, factor, fmaf(-offset, factor, bias))",
+        "fmaf(-rest, factor, bias)",
     ),
     "a barrier is missing in the block's sum": (
         "reduce.cuh",

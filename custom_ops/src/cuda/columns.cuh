@@ -192,34 +192,34 @@ class ColumnsAffine {
   GN_DEVICE ColumnsAffine(const ColumnsParams& p, const ColumnsThread& thread, const ColumnsUnit& unit,
                           const Moments* moments)
       : activation(p.activation), alpha(p.alpha) {
-    int last_group = -1;
-    float rstd = 0.0F;
+    int last_group = thread.column * kVector < unit.width ? thread.column * kVector / unit.group_width : 0;
+    Normaliser normaliser(moments[last_group], p.epsilon);
     for_each_channel<kVector>(thread, unit, [&](int e, int group) {
-      if (group != last_group) rstd = reciprocal_deviation(moments[group], p.epsilon);
+      if (group != last_group) normaliser = Normaliser(moments[group], p.epsilon);
       last_group = group;
       const int channel = thread.column * kVector + e;
       const bool used = thread.active && channel < unit.width;
       const float scale =
           used ? to_float(static_cast<const T*>(p.scale)[(unit.channel + channel) * p.scale_step]) : 0.0F;
       const float bias = used ? to_float(static_cast<const T*>(p.bias)[(unit.channel + channel) * p.bias_step]) : 0.0F;
-      pivot.value[e] = moments[group].pivot;
-      factor.value[e] = scale * rstd;
-      shift.value[e] = bias - moments[group].offset * factor.value[e];
+      centre.value[e] = normaliser.centre;
+      factor.value[e] = scale * normaliser.rstd;
+      constant.value[e] = normaliser.constant(factor.value[e], bias);
     });
   }
 
   GN_DEVICE void operator()(std::int64_t /*offset*/, Floats<kVector>& floats) const {
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
-      floats.value[e] = (floats.value[e] - pivot.value[e]) * factor.value[e] + shift.value[e];
+      floats.value[e] = fmaf(floats.value[e] - centre.value[e], factor.value[e], constant.value[e]);
     }
     activate<T>(activation, alpha, floats);
   }
 
  private:
-  Floats<kVector> pivot;
+  Floats<kVector> centre;
   Floats<kVector> factor;
-  Floats<kVector> shift;
+  Floats<kVector> constant;
   Activation activation;
   float alpha;
 };

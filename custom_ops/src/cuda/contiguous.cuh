@@ -90,7 +90,7 @@ class ContiguousAffine {
  public:
   GN_DEVICE ContiguousAffine(const ContiguousParams& p, std::int64_t group, const ContiguousRun<T>& run,
                              const Moments& moments)
-      : p(p), pivot(moments.pivot), offset(moments.offset), rstd(reciprocal_deviation(moments, p.epsilon)) {
+      : p(p), normaliser(moments, p.epsilon) {
     const std::int64_t row = run.start / p.spatial;
     const std::int64_t channel = group % p.num_groups * p.channels_per_group + row;
     const std::int64_t left = (row + 1) * p.spatial - run.start;
@@ -114,18 +114,18 @@ class ContiguousAffine {
       channel = row + 1;
       left = p.by_spatial.divisor - (beyond - row * p.by_spatial.divisor);
     }
-    const float a = to_float(scale[channel * p.scale_step]) * rstd;
-    const float b = to_float(bias[channel * p.bias_step]) - offset * a;
+    const float a = to_float(scale[channel * p.scale_step]) * normaliser.rstd;
+    const float b = normaliser.constant(a, to_float(bias[channel * p.bias_step]));
     float a_next = a;
     float b_next = b;
     if (left < kVector) {
-      a_next = to_float(scale[(channel + 1) * p.scale_step]) * rstd;
-      b_next = to_float(bias[(channel + 1) * p.bias_step]) - offset * a_next;
+      a_next = to_float(scale[(channel + 1) * p.scale_step]) * normaliser.rstd;
+      b_next = normaliser.constant(a_next, to_float(bias[(channel + 1) * p.bias_step]));
     }
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
       const bool next = static_cast<std::uint32_t>(e) >= left;
-      floats.value[e] = (floats.value[e] - pivot) * (next ? a_next : a) + (next ? b_next : b);
+      floats.value[e] = fmaf(floats.value[e] - normaliser.centre, next ? a_next : a, next ? b_next : b);
     }
     activate<T>(p.activation, p.alpha, floats);
   }
@@ -136,9 +136,7 @@ class ContiguousAffine {
   const ContiguousParams& p;
   const T* scale;
   const T* bias;
-  float pivot;
-  float offset;
-  float rstd;
+  Normaliser normaliser;
   std::uint32_t first_row;  // elements of the run in its first channel
 };
 

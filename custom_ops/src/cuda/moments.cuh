@@ -90,8 +90,39 @@ GN_DEVICE Moments combine_by(const Moments* partials, int count, int thread, int
   return moments_at(origin, shift, reduce(squares), elements);
 }
 
+// 1 / sqrt(squares / count + epsilon), correctly rounded but for the sums' own error: what the roundings on the way
+// lost is put back by one step of Newton's method. It scales every element, and PyTorch's is to be no better.
 GN_DEVICE float reciprocal_deviation(const Moments& moments, float epsilon) {
-  return 1.0F / sqrtf(moments.squares / moments.count + epsilon);
+  const float variance = moments.squares / moments.count;
+  const float sum = variance + epsilon;
+  const float added = sum - variance;
+  const float lost =
+      (variance - (sum - added)) + (epsilon - added) + fmaf(-variance, moments.count, moments.squares) / moments.count;
+  const float root = 1.0F / sqrtf(sum);
+  const float product = sum * root;
+  const float missing = fmaf(-lost * root, root, fmaf(-fmaf(sum, root, -product), root, fmaf(-product, root, 1.0F)));
+  return fabsf(missing) < 0x1p-10F ? fmaf(0.5F * root, missing, root) : root;  // not where something is 0 or infinite
 }
+
+// (x - mean) * rstd as (x - centre) * rstd - (rest + offset) * rstd.
+//
+// Where the mean is large beside the deviation, the pivot has to be subtracted first. Elsewhere that would only round x
+// once more.
+struct Normaliser {
+  float centre;
+  float rest;
+  float offset;
+  float rstd;
+
+  GN_DEVICE Normaliser(const Moments& moments, float epsilon)
+      : offset(moments.offset), rstd(reciprocal_deviation(moments, epsilon)) {
+    const bool large = !(fabsf(moments.pivot) * rstd <= 1.0F);
+    centre = large ? moments.pivot : 0.0F;
+    rest = large ? 0.0F : moments.pivot;
+  }
+
+  // The constant in (x - centre) * factor + constant.
+  GN_DEVICE float constant(float factor, float bias) const { return fmaf(-rest, factor, fmaf(-offset, factor, bias)); }
+};
 
 }  // namespace gn::cuda
