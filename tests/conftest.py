@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 import pytest
 from hypothesis import settings
@@ -45,3 +46,12 @@ def is_required(item: pytest.Item) -> bool:
     """A test that nothing may skip in CI, unless it needs what CI lacks."""
     marked = {marker.name for marker in item.iter_markers()}
     return bool(marked.intersection(REQUIRED)) and not marked.intersection({"cuda", "models"})
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The CUDA kernels' C functions, emulated."""
+    from test_cuda_kernels import build_emulated
+
+    built: pathlib.Path = build_emulated.library(tmp_path_factory.mktemp("emulated"))
+    return built

@@ -16,20 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cuda_kernels import build_emulated
 
-from gn_onnx.benchmarks import bench_cuda, cuda_checks, cuda_models, cuda_raw, cuda_rivals, cuda_timing
+from gn_onnx.benchmarks import (
+    bench_cuda,
+    cuda_checks,
+    cuda_models,
+    cuda_raw,
+    cuda_rivals,
+    cuda_sessions,
+    cuda_table,
+    cuda_timing,
+)
 from gn_onnx.benchmarks.cases import Case
 from gn_onnx.benchmarks.cuda_timing import Timed
 from gn_onnx.checking import float64
 from gn_onnx.errors import GnOnnxError
 
 CASE = Case("small", 2, 32, (8, 9), 8, "silu")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return build_emulated.library(tmp_path_factory.mktemp("emulated"))
 
 
 def test_dry_run_checks_every_regime(library: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -158,7 +161,7 @@ def host_as_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(cuda_timing, "DEVICE", "cpu")
-    monkeypatch.setattr(cuda_rivals, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(cuda_sessions, "PROVIDER", "CPUExecutionProvider")
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
@@ -181,7 +184,7 @@ def test_timing_from_end_to_end(library: pathlib.Path, host_as_device: None, dty
         assert result.refused[cuda_models.OURS] == "the operator library is not built"
     assert cuda_models.CONTRIB in result.refused or channels_last
     assert json.dumps(result.to_json())
-    table = bench_cuda._table([result], 2.0)
+    table = cuda_table.table([result], 2.0)
     assert "small" in table
     assert "%" in table
 

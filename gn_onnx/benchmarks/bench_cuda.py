@@ -1,17 +1,19 @@
 """The one script for a GPU: are the CUDA kernels right, and how fast are they beside everything else.
 
-    python -m gn_onnx.benchmarks.bench_cuda --json results.json      all of it, in under six minutes
+    python -m gn_onnx.benchmarks.bench_cuda --models FOLDER --json results.json      all of it, in under six minutes
     python -m gn_onnx.benchmarks.bench_cuda --dry-run --library libgn_emulated.so
-                                                          the checks alone, on the emulated kernels, without a GPU
+                                    the checks, and the networks on the CPU, without a GPU
 
 1. Checks every regime, type, layout and activation against float64, with poisoned outputs, fresh inputs, the same bits
    in every run and every batch.
-2. Runs compute-sanitizer (memcheck, racecheck, synccheck) on a reduced set of checks where it is installed.
-3. Times, each against the same tensors: a device-to-device copy (the floor), an empty kernel, ours, PyTorch, torch.compile,
+2. Holds our error to PyTorch's own on four kinds of input.
+3. Runs compute-sanitizer (memcheck, racecheck, synccheck) on a reduced set of checks where it is installed.
+4. Times, each against the same tensors: a device-to-device copy (the floor), an empty kernel, ours, PyTorch, torch.compile,
    and in ONNX Runtime with IO binding and CUDA graphs the exported chain, GroupNormalization expanded, the contrib
    GroupNorm and ours.
+5. Times whole networks in ONNX Runtime: as exported, fused, and without any GroupNorm (`make gpu-models` writes them).
 
-The table comes last, the JSON holds everything. Exit status 1 where a check failed.
+The tables come last, the JSON holds everything. Exit status 1 where something was wrong.
 Imports: torch and onnxruntime inside functions.
 """
 
@@ -19,25 +21,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import math
 import pathlib
-import shutil
-import subprocess
 import sys
 import time
 
-from gn_onnx.benchmarks import cuda_checks, cuda_models, cuda_rivals
+from gn_onnx.benchmarks import (
+    cuda_checks,
+    cuda_end_to_end,
+    cuda_parity,
+    cuda_rivals,
+    cuda_sanitizer,
+    cuda_sessions,
+    cuda_table,
+)
 from gn_onnx.benchmarks.cases import Case
-from gn_onnx.benchmarks.cuda_raw import HostMemory, Limits, RawKernels, TorchMemory, make_problem
+from gn_onnx.benchmarks.cuda_raw import HostMemory, Limits, Memory, RawKernels, TorchMemory, make_problem
 from gn_onnx.benchmarks.cuda_timing import Timed
 from gn_onnx.console import Console
 from gn_onnx.errors import GnOnnxError
 
 _SECONDS = 340.0
-_SHARE_OF_CHECKS = 0.25
-_SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck")
-_SANITIZER_SECONDS = 45.0
+_SHARE_OF_CHECKS = 0.2
+_SECONDS_OF_NETWORKS = 90.0
+_COMPILED_CASES = 10
+"""torch.compile takes seconds for each."""
 
 CASES = (
     Timed(Case("Detector head P3, 800 x 1344", 1, 256, (100, 168), activation="relu"), "float16"),
@@ -65,7 +75,7 @@ CASES = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0 when all checks passed."""
+    """Exit status 0 when nothing was wrong."""
     arguments = _parse(argv)
     console = Console()
     start = time.monotonic()
@@ -73,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     library = arguments.library or _installed_library()
     kernels = RawKernels(library)
     report: dict[str, object] = {"library": str(library), "dry_run": arguments.dry_run}
-    memory = HostMemory() if arguments.dry_run else TorchMemory()
+    memory: Memory = HostMemory() if arguments.dry_run else TorchMemory()
     limits = kernels.limits()
     report["machine"] = {} if arguments.dry_run else _machine(limits)
     outcome = cuda_checks.run(
@@ -85,20 +95,29 @@ def main(argv: list[str] | None = None) -> int:
     )
     report["checks"] = outcome.to_json()
     failed = bool(outcome.failures) or outcome.checks == 0
-    results: list[cuda_rivals.Result] = []
+    tables: list[str] = []
+    if not arguments.reduced:
+        failed |= _parity(kernels, memory, report, tables, on_device=not arguments.dry_run)
     if not (arguments.dry_run or arguments.reduced):
-        report["sanitizer"] = sanitizer = _sanitize(library, deadline)
-        failed |= any(verdict == "failed" for verdict in sanitizer.values())
-        report["empty_kernel_us"] = empty = _time_empty(kernels)
-        results = _time_all(kernels, limits, library, deadline, with_runtime=not arguments.no_runtime)
-        report["cases"] = [result.to_json() for result in results]
-        console.say(_table(results, empty))
-        console.say(f"sanitizer: {sanitizer}")
+        report["sanitizer"] = verdicts = cuda_sanitizer.run(library, deadline)
+        tables.append("compute-sanitizer: " + "; ".join(f"{tool} {verdict}" for tool, verdict in verdicts.items()))
+        failed |= any(verdict.startswith(cuda_sanitizer.FAILED) for verdict in verdicts.values())
+        _time_single(arguments, kernels, limits, library, deadline, report, tables)
+    if arguments.models and not arguments.reduced:
+        operators = _installed_library() if arguments.dry_run else library
+        networks = cuda_end_to_end.run(arguments.models, operators, deadline, on_device=not arguments.dry_run)
+        report["networks"] = [network.to_json() for network in networks]
+        failed |= any(network.wrong for network in networks)
+        tables.append(cuda_end_to_end.table(networks))
+    for text in tables:
+        console.say(text)
     console.say(
         f"checks: {outcome.checks} made, {len(outcome.failures)} failed, {outcome.skipped} skipped, "
         f"largest error {outcome.worst:.2f} of its tolerance; {time.monotonic() - start:.0f} s"
     )
-    if arguments.json:
+    if arguments.json == pathlib.Path("-"):
+        console.data(report)
+    elif arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2))
     return int(failed)
 
@@ -106,11 +125,12 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="gn_onnx.benchmarks.bench_cuda", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--library", type=pathlib.Path, help="operator library (default: the installed one)")
-    parser.add_argument("--dry-run", action="store_true", help="only the checks, on emulated kernels; no GPU")
+    parser.add_argument("--models", metavar="FOLDER", type=pathlib.Path, help="networks that make gpu-models wrote")
+    parser.add_argument("--dry-run", action="store_true", help="no times, on emulated kernels and the CPU; no GPU")
     parser.add_argument("--reduced", action="store_true", help="only a few checks: what compute-sanitizer runs")
     parser.add_argument("--no-runtime", action="store_true", help="leave ONNX Runtime out")
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="at most about this long (default 340)")
-    parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="everything that was found")
+    parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="everything that was found; - is stdout")
     return parser.parse_args(argv)
 
 
@@ -130,32 +150,39 @@ def _machine(limits: Limits) -> dict[str, object]:
     return bench.machine() | {"device": properties.name, "memory_bytes": properties.total_memory} | fields
 
 
-def _sanitize(library: pathlib.Path, deadline: float) -> dict[str, str]:
-    """passed, failed, or why it did not run, for each tool."""
-    program = shutil.which("compute-sanitizer")
-    verdicts = {}
-    for tool in _SANITIZER_TOOLS:
-        left = min(_SANITIZER_SECONDS, deadline - time.monotonic())
-        if program is None or left < 5:
-            verdicts[tool] = "compute-sanitizer is not installed" if program is None else "no time left"
-            continue
-        script = [
-            sys.executable,
-            "-m",
-            "gn_onnx.benchmarks.bench_cuda",
-            "--reduced",
-            f"--library={library}",
-            f"--seconds={left / 2}",
-        ]
-        command = [program, f"--tool={tool}", "--error-exitcode=9", *script]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=left, check=False)
-        except subprocess.TimeoutExpired:
-            verdicts[tool] = f"not done within {left:.0f} s"
-        else:
-            refused = "Device not supported" in done.stdout
-            verdicts[tool] = "passed" if done.returncode == 0 else "device not supported" if refused else "failed"
-    return verdicts
+def _parity(kernels: RawKernels, memory: Memory, report: dict[str, object], tables: list[str], *, on_device: bool) -> bool:
+    """Whether our error is larger than PyTorch's anywhere."""
+    if importlib.util.find_spec("torch") is None:
+        tables.append("PyTorch is not installed: nothing to hold our error to")
+        return False
+    rows = cuda_parity.run(kernels, memory, "cuda" if on_device else "cpu")
+    report["parity"] = [dataclasses.asdict(row) for row in rows]
+    tables.append(cuda_parity.table(rows))
+    return any(row.worse for row in rows)
+
+
+def _time_single(
+    arguments: argparse.Namespace,
+    kernels: RawKernels,
+    limits: Limits,
+    library: pathlib.Path,
+    deadline: float,
+    report: dict[str, object],
+    tables: list[str],
+) -> None:
+    """Times of single GroupNorms."""
+    with_runtime = not arguments.no_runtime and importlib.util.find_spec("onnxruntime") is not None
+    if with_runtime:
+        cuda_sessions.use_pytorchs_libraries()
+    report["empty_kernel_us"] = empty = _time_empty(kernels)
+    until = deadline - (_SECONDS_OF_NETWORKS if arguments.models else 0)
+    results = _time_all(kernels, limits, library, until, with_runtime=with_runtime)
+    report["cases"] = [result.to_json() for result in results]
+    tables.append(cuda_table.table(results, empty))
+    if not with_runtime:
+        tables.append("ONNX Runtime was left out" if arguments.no_runtime else "ONNX Runtime is not installed")
+    if len(results) < len(CASES):
+        tables.append(f"no time was left for {len(CASES) - len(results)} cases")
 
 
 def _time_empty(kernels: RawKernels) -> float:
@@ -175,7 +202,7 @@ def _time_all(
     import torch
 
     results = []
-    for timed in CASES:
+    for index, timed in enumerate(CASES):
         left = deadline - time.monotonic()
         if left < 5:
             break
@@ -189,49 +216,13 @@ def _time_all(
             limits,
             timed,
             str(dataclasses.asdict(kernels.plan(problem, limits))),
-            with_compile=left > 40,  # it compiles for seconds
+            with_compile=index < _COMPILED_CASES and left > 20,
             library=library,
-            runtime=with_runtime and left > 25 and not timed.channels_last,
+            runtime=with_runtime and left > 15 and not timed.channels_last,
         )
         results.append(result)
         torch.cuda.empty_cache()
     return results
-
-
-_COLUMNS = (
-    (cuda_rivals.EAGER, "eager"),
-    (cuda_rivals.COMPILED, "compile"),
-    (cuda_models.CHAIN, "chain"),
-    (cuda_models.NATIVE, "native"),
-    (cuda_models.CONTRIB, "contrib"),
-)
-
-
-def _table(results: list[cuda_rivals.Result], empty_us: float) -> str:
-    """Microseconds of one GroupNorm with a cold L2 cache, and how many times ours each rival takes."""
-    heads = "".join(f"{head:>9}" for _, head in _COLUMNS)
-    lines = [
-        f"empty kernel {empty_us:.2f} us in a graph. L2 cold unless said; MB: x read once and y written once;",
-        "of copy: the copy's time over ours; eager and compile as multiples of ours, the rest of ours in ONNX Runtime.",
-        f"{'case':42}{'MB':>7}{'copy us':>9}{'ours us':>9}{'of copy':>9}{'warm us':>9}{'ORT us':>9}{heads}",
-    ]
-    for result in results:
-        cold, warm = result.cold, result.warm
-        values = [cold.get(cuda_rivals.COPY), cold.get(cuda_rivals.OURS), warm.get(cuda_rivals.OURS)]
-        copy_us, ours_us, warm_us = (value.median if value else None for value in values)
-        in_runtime = cold.get(cuda_models.OURS)
-        share = copy_us / ours_us if copy_us and ours_us else None
-        label = result.timed.label + ("" if result.is_cold else " (L2 not cold)")
-        row = f"{label:42}{result.timed.bytes_moved / 1e6:7.1f}{_cell(copy_us, '.2f')}{_cell(ours_us, '.2f')}"
-        row += f"{_cell(share, '.0%')}{_cell(warm_us, '.2f')}{_cell(in_runtime.median if in_runtime else None, '.2f')}"
-        row += "".join(_cell(result.ratio(name), ".2f") for name, _ in _COLUMNS)
-        lines.append(row)
-        lines += [f"    {name}: {reason}" for name, reason in result.refused.items()]
-    return "\n".join(lines)
-
-
-def _cell(value: float | None, form: str) -> str:
-    return f"{'-' if value is None else format(value, form):>9}"
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def _run_one(
     """
     dtype = tuple(DTYPES.values())[problem.dtype]
     arrays = draw(problem, kind, seed)
-    call = _Caller(kernels, memory, limits, arrays, (dtype.itemsize * check.shift[0], dtype.itemsize * check.shift[1]))
+    call = Caller(kernels, memory, limits, arrays, (dtype.itemsize * check.shift[0], dtype.itemsize * check.shift[1]))
     y = call(problem, arrays[0])
     expected = reference(problem, *arrays)
     share = np.abs(y.astype(np.float64) - expected) / tolerance(dtype, np.abs(expected))
@@ -197,10 +197,12 @@ def _run_one(
     return worst
 
 
-class _Caller:
+class Caller:
     """Runs one problem on fresh, poisoned memory."""
 
-    def __init__(self, kernels: RawKernels, memory: Memory, limits: Limits, arrays: Arrays, shift: tuple[int, int]) -> None:
+    def __init__(
+        self, kernels: RawKernels, memory: Memory, limits: Limits, arrays: Arrays, shift: tuple[int, int] = (0, 0)
+    ) -> None:
         self._kernels, self._memory, self._limits, self._shift = kernels, memory, limits, shift
         self._scale, self._bias = (self._upload(array, 0) for array in arrays[1:])
 
@@ -262,7 +264,12 @@ def tolerance(dtype: np.dtype[Any], magnitude: Array) -> Array:
 
     Nothing is added for a large mean: the kernels subtract it exactly.
     """
+    result: Array = half_ulp(dtype, magnitude) + 16 * 2.0**-23 * (1 + magnitude)
+    return result
+
+
+def half_ulp(dtype: np.dtype[Any], magnitude: Array) -> Array:
+    """What rounding to the type may cost, and a hundredth more."""
     ulp = {"float32": 2.0**-23, "float16": 2.0**-10}.get(dtype.name, 2.0**-7)
-    smallest = 2.0**-25 if dtype.name == "float16" else 0.0
-    result: Array = 0.505 * ulp * magnitude + 16 * 2.0**-23 * (1 + magnitude) + smallest
+    result: Array = 0.505 * ulp * magnitude + (2.0**-25 if dtype.name == "float16" else 0.0)
     return result

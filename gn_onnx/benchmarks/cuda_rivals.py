@@ -13,9 +13,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from gn_onnx.benchmarks import cuda_models, cuda_timing
+from gn_onnx.benchmarks import cuda_models, cuda_sessions, cuda_timing
 from gn_onnx.benchmarks.bench import Timing
 from gn_onnx.benchmarks.cuda_raw import Limits, RawKernels
 from gn_onnx.benchmarks.cuda_timing import Tensors, Timed
@@ -24,8 +22,6 @@ COPY, EMPTY, OURS, EAGER, COMPILED = (
     "device copy", "empty kernel", "gn_onnx", "PyTorch eager", "torch.compile",
 )  # fmt: skip
 RUNTIME = (cuda_models.OURS, cuda_models.CHAIN, cuda_models.NATIVE, cuda_models.CONTRIB)
-
-PROVIDER = "CUDAExecutionProvider"
 
 _ERROR_FLOOR = {"float32": 2.0**-18, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Errors below this, relative to the largest value, need not be compared with PyTorch's."""
@@ -159,10 +155,7 @@ def _not_worse_than_torch(result: Result) -> None:
 def _time_runtime(
     result: Result, kind: str, tensors: Tensors, truth: Any, limits: Limits, library: pathlib.Path | None
 ) -> None:
-    """ONNX Runtime with IO binding and CUDA graphs, on the current stream, without waiting after each run."""
-    import onnxruntime
-    import torch
-
+    """ONNX Runtime with IO binding and CUDA graphs, on a stream of its own, without waiting after each run."""
     timed = result.timed
     copies = min(max(math.ceil(3 * limits.l2_bytes / timed.bytes_moved), 4), 32, len(tensors.xs))
     scale, bias = (tensor.float().cpu().numpy() for tensor in (tensors.scale, tensors.bias))
@@ -170,32 +163,16 @@ def _time_runtime(
     if model is None:
         result.refused[kind] = "cannot express this case"
         return
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
-    if kind == cuda_models.OURS:
-        if library is None:
-            result.refused[kind] = "the operator library is not built"
-            return
-        settings.register_custom_ops_library(str(library))
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    provider = {"enable_cuda_graph": "1", "user_compute_stream": str(stream.cuda_stream)}
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=[(PROVIDER, provider)])
-    if PROVIDER not in session.get_providers():
-        result.refused[kind] = "ONNX Runtime could not start its CUDA provider"
+    if kind == cuda_models.OURS and library is None:
+        result.refused[kind] = "the operator library is not built"
         return
-    binding = session.io_binding()
-    element = np.float16 if timed.dtype == "float16" else np.float32
-    for i in range(copies):
-        shape = list(timed.case.shape)
-        binding.bind_input(f"x{i}", cuda_timing.DEVICE, 0, element, shape, tensors.xs[i].data_ptr())
-        binding.bind_output(f"y{i}", cuda_timing.DEVICE, 0, element, shape, tensors.ys[i].data_ptr())
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    session = cuda_sessions.BoundSession(
+        model.SerializeToString(),
+        library=library if kind == cuda_models.OURS else None,
+        inputs={f"x{i}": tensors.xs[i] for i in range(copies)},
+        outputs={f"y{i}": tensors.ys[i] for i in range(copies)},
+    )
     tensors.ys[0].fill_(float("nan"))
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        for _ in range(4):  # the first ones allocate, the next one captures
-            session.run_with_iobinding(binding, options)
-        stream.synchronize()
-        result.errors[kind] = _error(tensors.ys[0], truth)
-        result.cold[kind] = cuda_timing.event_time(kind, lambda: session.run_with_iobinding(binding, options), copies)
+    session.warm_up()
+    result.errors[kind] = _error(tensors.ys[0], truth)
+    result.cold[kind] = session.time(kind, copies)

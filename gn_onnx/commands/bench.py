@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from gn_onnx.errors import GnOnnxError
 
     if arguments.provider == "cuda" and not arguments.models:
-        return bench_cuda.main([])
+        return bench_cuda.main(["--json=-"] if arguments.json else [])
     if arguments.kernels == bool(arguments.models):
         raise GnOnnxError("give models, or --kernels")
     if arguments.runs < 1:
