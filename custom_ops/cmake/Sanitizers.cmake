@@ -1,10 +1,13 @@
-# GN_ONNX_SANITIZE=address also checks undefined behaviour.
+# GN_ONNX_SANITIZE=address also checks undefined behaviour; fuzzer is the same with coverage for libFuzzer (clang).
 if(GN_ONNX_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
   add_link_options(-fsanitize=address,undefined)
 elseif(GN_ONNX_SANITIZE STREQUAL "thread")
   add_compile_options(-fsanitize=thread -fno-omit-frame-pointer -g)
   add_link_options(-fsanitize=thread)
+elseif(GN_ONNX_SANITIZE STREQUAL "fuzzer")
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  add_link_options(-fsanitize=address,undefined)
 elseif(GN_ONNX_SANITIZE)
-  message(FATAL_ERROR "GN_ONNX_SANITIZE is '${GN_ONNX_SANITIZE}'; expected address, thread or nothing")
+  message(FATAL_ERROR "GN_ONNX_SANITIZE is '${GN_ONNX_SANITIZE}'; expected address, thread, fuzzer or nothing")
 endif()

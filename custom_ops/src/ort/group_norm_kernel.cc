@@ -1,5 +1,6 @@
 #include "ort/group_norm_kernel.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -131,13 +132,15 @@ void GroupNormKernel::compute(KernelContext* context) const {
   Value* y = nullptr;
   check(api_, api_.KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &y));
 
+  // Before anything is multiplied: beside a 0 the other sizes may be of any magnitude.
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return;
+
   GroupNormProblem problem = attributes_;
   problem.batch = shape[0];
   problem.channels = spec_.layout == Layout::kChannelsLast ? shape.back() : shape[1];
   problem.spatial = 1;
   const std::size_t first_spatial = spec_.layout == Layout::kChannelsLast ? 1 : 2;
   for (std::size_t i = 0; i + 2 < shape.size(); ++i) problem.spatial *= shape[first_spatial + i];
-  if (problem.batch == 0 || problem.channels == 0 || problem.spatial == 0) return;
 
   std::vector<std::byte> scale;
   std::vector<std::byte> bias;

@@ -14,10 +14,23 @@
 namespace gn::ort {
 namespace {
 
+// ONNX Runtime's list of operators; the operators themselves have to outlive it.
+using Domain = std::unique_ptr<CustomOpDomain, void (*)(CustomOpDomain*)>;
+
 struct Registered {
-  CustomOpDomain* domain;
   std::vector<std::unique_ptr<GroupNormOp>> ops;
+  Domain domain;
 };
+
+Registered make_domain(const Runtime& runtime, const char* name) {
+  const Api& api = *runtime.api;
+  CustomOpDomain* domain = nullptr;
+  check(api, api.CreateCustomOpDomain(name, &domain));
+  Registered made{{}, Domain(domain, api.ReleaseCustomOpDomain)};
+  made.ops = make_ops(name, runtime);
+  for (const auto& op : made.ops) check(api, api.CustomOpDomain_Add(domain, op.get()));
+  return made;
+}
 
 // Sessions keep pointers to operators and domains, and nothing tells when the last one is gone: they live as long as
 // the process. They are made once for each runtime that is loaded (two can be, of different versions).
@@ -29,18 +42,13 @@ std::vector<CustomOpDomain*> domains_for(const Runtime& runtime) {
   std::vector<CustomOpDomain*> out;
   for (const auto& [known, registered] : *all) {
     if (known == &api) {
-      for (const Registered& r : registered) out.push_back(r.domain);
+      for (const Registered& r : registered) out.push_back(r.domain.get());
       return out;
     }
   }
   std::vector<Registered> made;
-  for (const char* name : {kDomain, ""}) {
-    CustomOpDomain* domain = nullptr;
-    check(api, api.CreateCustomOpDomain(name, &domain));
-    made.push_back({domain, make_ops(name, runtime)});
-    for (const auto& op : made.back().ops) check(api, api.CustomOpDomain_Add(domain, op.get()));
-    out.push_back(domain);
-  }
+  for (const char* name : {kDomain, ""}) made.push_back(make_domain(runtime, name));
+  for (const Registered& r : made) out.push_back(r.domain.get());
   all->emplace_back(&api, std::move(made));
   return out;
 }
