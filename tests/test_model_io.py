@@ -64,6 +64,12 @@ BROKEN = {
     "huge dims": (lambda m: m.graph.initializer[0].dims.extend([1 << 40, 1 << 40]), "damaged"),
     "data of another size": (lambda m: m.graph.initializer[0].dims.__setitem__(0, 9), "needs 972 bytes"),
     "no operator type": (lambda m: m.graph.node[0].ClearField("op_type"), "no operator type"),
+    "an attribute without a type, of an operator that nobody knows": (
+        lambda m: m.graph.node.append(
+            onnx.NodeProto(op_type="Nobody", input=["image"], output=["no"], attribute=[onnx.AttributeProto(name="a")])
+        ),
+        "attribute 'a' has no type",
+    ),
     "no opset": (lambda m: m.ClearField("opset_import"), "operator set"),
 }
 

@@ -118,6 +118,7 @@ def to_proto(model: ir.Model, *, like: onnx.ModelProto | None = None) -> onnx.Mo
         proto = ir.serde.serialize_model(model)
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
         raise GnOnnxError(f"cannot serialise the model: {_first_line(_root_cause(error))}") from error
+    _drop_shapes_of_initializers(proto, like)
     if like is not None:
         proto.graph.sparse_initializer.extend(like.graph.sparse_initializer)
         proto.training_info.extend(like.training_info)
@@ -175,15 +176,31 @@ def serialize(proto: onnx.ModelProto, path: pathlib.Path) -> bytes:
     return text
 
 
-def _subgraphs_with_sparse_tensors(proto: onnx.ModelProto) -> list[str]:
-    found: list[str] = []
-    pending = [node for nodes in (proto.graph.node, *(f.node for f in proto.functions)) for node in nodes]
-    while pending:
-        for graph in graph_walk.subgraphs(pending.pop()):
-            if graph.sparse_initializer:
-                found.append(graph.name)
-            pending.extend(graph.node)
+def _drop_shapes_of_initializers(proto: onnx.ModelProto, like: onnx.ModelProto | None) -> None:
+    """ONNX IR lists every initializer in `value_info` too; those that `like` does not list go away again.
+
+    They say nothing new, and ONNX Runtime's float16 converter takes each for a second tensor.
+    """
+    listed = set() if like is None else {value.name for graph in _graphs(like) for value in graph.value_info}
+    for graph in _graphs(proto):
+        constants = {tensor.name for tensor in graph.initializer} - listed
+        kept = [value for value in graph.value_info if value.name not in constants]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+
+
+def _graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The main graph and all inside nodes, of functions too."""
+    found = [proto.graph]
+    for function in proto.functions:
+        found += [graph for node in function.node for graph in graph_walk.subgraphs(node)]
+    for graph in found:
+        found += [inner for node in graph.node for inner in graph_walk.subgraphs(node)]
     return found
+
+
+def _subgraphs_with_sparse_tensors(proto: onnx.ModelProto) -> list[str]:
+    return [graph.name for graph in _graphs(proto)[1:] if graph.sparse_initializer]
 
 
 def _root_cause(error: BaseException) -> BaseException:

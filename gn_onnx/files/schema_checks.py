@@ -33,6 +33,9 @@ def check_nodes(
     versions = {"" if entry.domain in _STANDARD else entry.domain: entry.version for entry in opsets}
     for node in nodes:
         domain = "" if node.domain in _STANDARD else node.domain
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.UNDEFINED:  # operators without a schema too: nobody could read it
+                raise GnOnnxError(f"node {_label(node)}: attribute {attribute.name!r} has no type")
         if (node.domain, node.op_type) in local:
             continue
         if not domain and domain not in versions:

@@ -10,6 +10,8 @@ EyeLike puts a one at column num_groups, ArgMax finds it; LeakyRelu(-1) with slo
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any
 
 import onnx
@@ -26,15 +28,16 @@ _HARD_SWISH = 14
 class _Body:
     """Nodes of one function, appended one by one."""
 
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, prefix: str) -> None:
         self.opset = opset
+        self.prefix = prefix
         self.nodes: list[onnx.NodeProto] = []
 
     def add(
         self, op: str, *inputs: str, output: str | None = None, refs: dict[str, str] | None = None, **attributes: Any
     ) -> str:
         """Appends a node; `refs` maps its attributes to those of the call that they take their value from."""
-        output = output or f"v{len(self.nodes)}"
+        output = output or f"{self.prefix}{len(self.nodes)}"
         node = helper.make_node(op, list(inputs), [output], **attributes)
         for name, source in (refs or {}).items():
             kind = onnx.AttributeProto.INT if source == "num_groups" else onnx.AttributeProto.FLOAT
@@ -82,7 +85,21 @@ def can_mix_dtypes(opset: int) -> bool:
     return opset >= _CAST_LIKE
 
 
-def function_body(activation: str, *, channels_last: bool, dtypes: frozenset[ir.DataType], opset: int) -> ir.Function:
+def unused_prefix(model: ir.Model) -> str:
+    """For the names of values inside bodies.
+
+    ONNX Runtime puts `_inlfunc_OPERATOR_` before each when it inlines a body, and does not see when the graph, which it
+    may have saved before, has such a name already.
+    """
+    values = [*model.graph.initializers.values(), *(value for node in model.graph.all_nodes() for value in node.outputs)]
+    taken = [value.name for value in values if value.name and value.name.startswith("_inlfunc_")]
+    prefixes = ("v" if number == 0 else f"v{number}_" for number in itertools.count())
+    return next(prefix for prefix in prefixes if not any(re.search(rf"_{prefix}\d+$", name) for name in taken))
+
+
+def function_body(
+    activation: str, *, channels_last: bool, dtypes: frozenset[ir.DataType], opset: int, prefix: str = "v"
+) -> ir.Function:
     """One of our operators as a function.
 
     Args:
@@ -90,8 +107,9 @@ def function_body(activation: str, *, channels_last: bool, dtypes: frozenset[ir.
         channels_last: X is [N, *spatial, C] instead of [N, C, *spatial].
         dtypes: Element types of the calls (FLOAT, FLOAT16, BFLOAT16, DOUBLE); more than one needs `can_mix_dtypes`.
         opset: Version of the ONNX domain that the model imports, 9 or newer.
+        prefix: What the names of values inside begin with.
     """
-    body = _Body(opset)
+    body = _Body(opset, prefix)
     x, scale, bias = "X", "scale", "bias"
     double = ir.DataType.DOUBLE in dtypes
     widened = len(dtypes) > 1 or ir.DataType.BFLOAT16 in dtypes
@@ -108,6 +126,9 @@ def function_body(activation: str, *, channels_last: bool, dtypes: frozenset[ir.
     else:
         kind = onnx.TensorProto.FLOAT16 if dtypes == {ir.DataType.FLOAT16} else onnx.TensorProto.FLOAT
         ones, zeros = body.filled(groups, 1.0, kind), body.filled(groups, 0.0, kind)
+        if opset >= _CAST_LIKE and not widened:
+            # Tools that change a model's types (ONNX Runtime's float16 converter) change calls, but not bodies.
+            ones, zeros = body.add("CastLike", ones, "X"), body.add("CastLike", zeros, "X")
         normal = body.add("InstanceNormalization", grouped, ones, zeros, refs={"epsilon": "epsilon"})
     channels = body.add("Concat", body.ints(0), body.add("Shape", "scale"), body.ints(-1), axis=0)
     column = body.ints(-1, 1)

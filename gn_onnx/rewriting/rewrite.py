@@ -15,7 +15,7 @@ import onnx_ir as ir
 from gn_onnx.group_norm import ACTIVATIONS, DOMAIN, DOMAIN_VERSION, OP_TYPE, GroupNorm, PerChannel, op_type
 from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, ModelView, subgraphs
 from gn_onnx.rewriting.building import Builder, Constants, Namer
-from gn_onnx.rewriting.functions import can_mix_dtypes, function_body
+from gn_onnx.rewriting.functions import can_mix_dtypes, function_body, unused_prefix
 from gn_onnx.rewriting.opsets import onnx_opset
 
 MIN_IR_VERSION = 8
@@ -221,9 +221,10 @@ def declare(model: ir.Model, opset: int) -> None:
                     view = view or ModelView(model)
                     dtype = view.dtype(node.outputs[0]) or ir.DataType.FLOAT
                 types.setdefault(node.op_type, set()).add(dtype)
+    prefix = unused_prefix(model)
     for op, kinds in types.items():
-        activation, channels_last = _PLUGIN_OPS[op]
-        body = function_body(activation, channels_last=channels_last, dtypes=frozenset(kinds), opset=opset)
+        activation, last = _PLUGIN_OPS[op]
+        body = function_body(activation, channels_last=last, dtypes=frozenset(kinds), opset=opset, prefix=prefix)
         model.functions[body.identifier()] = body
 
 
