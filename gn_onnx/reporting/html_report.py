@@ -6,7 +6,7 @@ No script, no font and no image from elsewhere: the page can be mailed. Imports:
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import onnx
 
@@ -23,20 +23,23 @@ _MAX_BOXES = 60
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8885;--good:#18794e;--bad:#c62a2f;--fused:#3e63dd}
+@media(prefers-color-scheme:dark){:root{--good:#4cc38a;--bad:#ff8589}}
 *{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:62rem;overflow-wrap:anywhere}
+body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;padding:1rem;max-width:62rem;overflow-wrap:break-word}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 .facts{display:flex;flex-wrap:wrap;gap:.75rem}
 .facts div{flex:1 1 8rem;border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem}
 .facts b{display:block;font-size:1.35rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 td,th{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+td{min-width:6.5rem;overflow-wrap:anywhere}td:empty,th:empty{min-width:0;padding:0}
+td.n,td.short{min-width:0;overflow-wrap:normal}td.short{white-space:nowrap}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .ok{color:var(--good)}.bad{color:var(--bad)}
 details{border:1px solid var(--line);border-radius:8px;padding:.5rem .8rem;margin:.5rem 0}
 summary{cursor:pointer}
 .pair{display:flex;flex-wrap:wrap;gap:1rem;justify-content:space-around;align-items:flex-start}
-.pair figure{margin:.5rem 0;flex:1 1 16rem;text-align:center}
+.pair figure{margin:.5rem 0;flex:1 1 16rem;min-width:0;text-align:center}
 svg{width:100%;height:auto}svg rect{fill:none;stroke:currentColor}svg rect.value{stroke:none;fill:#8883}
 svg rect.fused{fill:var(--fused);stroke:none}svg rect.fused+text{fill:#fff}
 svg text{font:12px system-ui,sans-serif;text-anchor:middle;fill:currentColor}
@@ -95,10 +98,10 @@ def _verification(report: FusionReport) -> str:
     rows = [
         [o.name, o.data, f"{o.max_abs:.1e}", f"{o.relative:.1e}", f"{o.tolerance:.1e}", _mark(o.ok)] for o in checked.outputs
     ]
-    outputs = _table(["output", "data", "max |Δ|", "relative", "tolerance", ""], rows, numbers={2, 3, 4})
+    outputs = _table(["output", "data", "max |Δ|", "relative", "tolerance", ""], rows, numbers={2, 3, 4}, short={5})
     notes = "".join(f"<p>{escape(note)}</p>" for note in checked.notes)
     sites = [[s.output, s.op_type, f"{s.error:.1e}", s.status, s.reason] for s in checked.sites]
-    table = _table(["site", "operator", "max |Δ|", "", ""], sites, numbers={2})
+    table = _table(["site", "operator", "max |Δ|", "", ""], sites, numbers={2}, short={1, 3})
     return (
         f"<h2>Parity</h2>{verdict}{outputs}{notes}"
         f"<details><summary>Each site in float64: {len(sites)}</summary>{table}</details>"
@@ -140,6 +143,7 @@ def _fused(report: FusionReport, original: onnx.ModelProto) -> str:
                 ["epsilon", f"{site.epsilon:g}"], ["found at", site.core],
                 ["nodes", ", ".join(site.node_names)],
             ],
+            short={0},
         )  # fmt: skip
         items.append(f"<details><summary>{title}</summary>{picture}{details}</details>")
     return f"<h2>Fused</h2>{''.join(items)}"
@@ -156,9 +160,13 @@ def _pictures(site: GroupNorm, scope: Scope) -> str:
     ]
     name = value_name(site.output)
     return (
-        f'<div class="pair"><figure>{draw(before, label=f"{name} before fusing")}<figcaption>before</figcaption></figure>'
-        f"<figure>{draw(after, label=f'{name} after fusing')}<figcaption>after</figcaption></figure></div>"
+        f'<div class="pair">{_figure(draw(before, label=f"{name} before fusing"), "before")}'
+        f"{_figure(draw(after, label=f'{name} after fusing'), 'after')}</div>"
     )
+
+
+def _figure(picture: str, caption: str) -> str:
+    return f'<figure><div class="wide">{picture}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def boxes_between(scope: Scope, x: str, output: str) -> list[Box]:
@@ -194,11 +202,18 @@ def _rejected(report: FusionReport) -> str:
     return f"<h2>Rejected</h2>{_table(['node', 'operator', 'why', 'reached'], rows)}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int] | None = None) -> str:
-    numbers = numbers or set()
+def _table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Collection[int] = (),
+    short: Collection[int] = (),
+) -> str:
+    """Columns of numbers stand to the right, those of a word or two are as wide as it; all others are text that breaks."""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        kinds = [' class="n"' if index in numbers else "" for index in range(len(cells))]
+        classes = dict.fromkeys(short, ' class="short"') | dict.fromkeys(numbers, ' class="n"')
+        kinds = [classes.get(index, "") for index in range(len(cells))]
         marked = (f"<{tag}{kind}>{_cell(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr>{''.join(marked)}</tr>"
 

@@ -6,7 +6,12 @@ import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 
-_BOX, _GAP_X, _GAP_Y, _HEIGHT, _MARGIN = 150, 16, 26, 30, 8
+_BOX, _GAP_X, _GAP_Y, _HEIGHT, _MARGIN = 160, 16, 26, 30, 8
+_LETTERS = 18
+"""As many fit into a box in any font; longer texts are squeezed, whatever the font is."""
+
+_LEAST = 0.85
+"""A picture is not drawn smaller than this: its letters have to be read. A wide one scrolls."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +53,18 @@ def draw(boxes: Sequence[Box], *, label: str) -> str:
             x = left + index * (_BOX + _GAP_X) + _BOX / 2
             centre[box.key] = (x, _MARGIN + layer * (_HEIGHT + _GAP_Y) + _HEIGHT / 2)
     lines = [
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" aria-label="{escape(label)}">',
+        f'<svg viewBox="0 0 {width} {height}" style="min-width:{_LEAST * width:g}px;max-width:{width}px" role="img"'
+        f' aria-label="{escape(label)}">',
         *_arrows(boxes, centre, layers),
     ]
     for box in boxes:
         x, y = centre[box.key]
+        text = _short(box.text)
+        squeezed = f' textLength="{_BOX - 14}" lengthAdjust="spacingAndGlyphs"' if len(text) > _LETTERS else ""
         lines.append(
             f'<rect class="{box.kind}" x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}"'
             f' width="{_BOX}" height="{_HEIGHT}" rx="6"/>'
-            f'<text x="{x:g}" y="{y + 4:g}">{escape(_short(box.text))}</text>'
+            f'<text x="{x:g}" y="{y + 4:g}"{squeezed}>{escape(text)}</text>'
         )
     return "\n".join([*lines, "</svg>"])
 
