@@ -5,6 +5,8 @@ The public names, each loaded when it is first used, so that `import gn_onnx` co
     fuse(model, *, target="plugin", activations=True) -> FusionResult
     find_group_norms(model) -> list[GroupNorm | Rejection]
     FuseGroupNorm                       an onnx_ir pass, composes with onnx_ir.passes.Sequential
+    export(module, args, path, ...)     a PyTorch module, exported and fused
+    translation_table(), symbolics()    for torch.onnx.export: each group_norm as a node of ours
     unfuse(model)                       fused nodes back to portable operators
     check_parity(original, fused) -> ParityReport
     library_path(), register(session_options), session(model, providers=...), build_info()
@@ -21,6 +23,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gn_onnx.checking.parity import ParityReport, check_parity
     from gn_onnx.errors import GnOnnxError, ParityError
+    from gn_onnx.exporting.dynamo import translation_table
+    from gn_onnx.exporting.export import export
+    from gn_onnx.exporting.torchscript import symbolics
     from gn_onnx.fuse import FuseGroupNorm, FusionResult, find_group_norms, fuse
     from gn_onnx.group_norm import GroupNorm, Rejection
     from gn_onnx.runtime import build_info, library_path, register, session
@@ -38,11 +43,14 @@ __all__ = [
     "Rejection",
     "build_info",
     "check_parity",
+    "export",
     "find_group_norms",
     "fuse",
     "library_path",
     "register",
     "session",
+    "symbolics",
+    "translation_table",
     "unfuse",
 ]
 
@@ -56,11 +64,14 @@ _HOME = {
     "Rejection": "group_norm",
     "build_info": "runtime",
     "check_parity": "checking.parity",
+    "export": "exporting.export",
     "find_group_norms": "fuse",
     "fuse": "fuse",
     "library_path": "runtime",
     "register": "runtime",
     "session": "runtime",
+    "symbolics": "exporting.torchscript",
+    "translation_table": "exporting.dynamo",
     "unfuse": "unfuse",
 }
 """Public name -> module that defines it."""

@@ -19,7 +19,8 @@ from gn_onnx.recognition.recognize import recognize
 from gn_onnx.rewriting.epilogues import with_epilogues
 from gn_onnx.rewriting.expanding import expand, uses_ours
 from gn_onnx.rewriting.opsets import converted, onnx_opset
-from gn_onnx.rewriting.rewrite import rewrite, standardise
+from gn_onnx.rewriting.present import lacks_bodies, plain_nodes
+from gn_onnx.rewriting.rewrite import declare, rewrite, standardise
 from gn_onnx.rewriting.transposes import across_transposes
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,13 @@ class FuseGroupNorm(ir.passes.InPlacePass):
         if self.target == "onnx":
             found, rejected = self._to_onnx(model, found, rejected)
         else:
-            found = with_epilogues(model, found) if self.activations else found
+            if self.activations:
+                plain = plain_nodes(model)
+                found = [g for g in with_epilogues(model, [*found, *plain]) if g not in plain]
             found = across_transposes(found)
             rewrite(model, found)
+            if lacks_bodies(model):
+                declare(model, onnx_opset(model))
         self.fused, self.rejected = tuple(found), tuple(rejected)
         return ir.passes.PassResult(model, modified=bool(found))
 

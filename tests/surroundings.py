@@ -105,11 +105,14 @@ def _between_neighbours(model: onnx.ModelProto, inputs: dict[str, np.ndarray], r
 
 
 def _beside_outputs(model: onnx.ModelProto, inputs: dict[str, np.ndarray], rng: random.Random) -> None:
-    """One or two floating-point values on the way are graph outputs too."""
+    """One or two floating-point values on the way are graph outputs too.
+
+    None of them is x in rows, [N, M]: a normalised one is a LayerNorm for who uses it, and stays one.
+    """
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
     produced = {name for node in graph.node if node.op_type != "Constant" for name in node.output}
     candidates = [v for v in inferred if v.name in produced and v.type.tensor_type.elem_type in kinds]
-    candidates = [v for v in candidates if v.type.tensor_type.HasField("shape")]
+    candidates = [v for v in candidates if v.type.tensor_type.HasField("shape") and len(v.type.tensor_type.shape.dim) != 2]
     graph.output.extend(rng.sample(candidates, min(len(candidates), rng.choice((1, 2)))))

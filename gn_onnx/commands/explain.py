@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.say(
             _site(record, console, arguments.verbose) if isinstance(record, GroupNorm) else _rejection(record, console)
         )
-    console.say(f"  {len(sites)} GroupNorm found, {len(rejections)} look-alikes rejected")
+    console.say(f"  {len(sites)} GroupNorm found, {len(rejections)} look-alike{'s' * (len(rejections) != 1)} rejected")
     return 0
 
 
