@@ -37,6 +37,7 @@ _THROUGH = {
 """Operators that are looked through even when their result has the size of an activation."""
 
 _MAX_COUNTS = 512
+_MAX_LOOKED_AT = 512
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -178,16 +179,20 @@ class Evaluation:
             NotExpressible: When something cancels in the fact of `value`.
         """
         visible = {f.key for monomial in self.facts[value].poly for f, _ in monomial if isinstance(f, Tensor)}
-        todo, seen = [value], {self.root}
-        while todo:
-            current = todo.pop()
-            if current in seen or current in visible or not (current in self.facts or current in self._lifted):
-                continue
-            seen.add(current)
-            if current in self.broken and current in self._lifted:
-                raise NotExpressible(f"{current.name!r} cancels, but not where it is not a number")
+        todo, seen = [(value, False)], {self.root}
+        while todo and len(seen) < _MAX_LOOKED_AT:
+            current, beyond = todo.pop()
             node = current.producer()
-            todo.extend(v for v in (node.inputs if node is not None else ()) if v is not None)
+            if current in seen or current in visible or node is None or node.op_type in ("Shape", "Size"):
+                continue
+            lifted = current in self._lifted
+            if current in self.broken and (lifted or beyond):
+                raise NotExpressible(f"{current.name!r} cancels, but not where it is not a number")
+            if current in self.facts or lifted or beyond:
+                seen.add(current)
+                # Of a tensor that was taken as it is, everything counts that it is computed from.
+                further = current not in self.facts
+                todo.extend((v, further) for v in node.inputs if v is not None)
 
     def _lift(self, value: ir.Value, depth: int) -> Fact:
         array = self.constant(value)
