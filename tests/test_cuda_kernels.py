@@ -109,6 +109,12 @@ BROKEN = {
     ),
     "a block writes to its peers before they run": ("cluster_exchange.cuh", "if (!joined) cluster_wait();", ""),
     "the first pass reads copies that have not arrived": ("tile.cuh", "async_wait<kBatches - 1 - kBatch>();", ""),
+    "the second launch does not wait for the first": ("contiguous_split.cuh", "wait_for_previous_launch();", ""),
+    "the second launch waits too late, channels last": (
+        "columns_split.cuh",
+        "wait_for_previous_launch();\n        for",
+        "if (row != unit.row) wait_for_previous_launch();\n        for",
+    ),
     "the last vector of a row takes the wrong channel": ("contiguous.cuh", ">= left;", "> left;"),
     "a group's rows are counted once too often": (
         "columns.cuh",

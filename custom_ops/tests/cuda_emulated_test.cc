@@ -265,6 +265,10 @@ const Case kCases[] = {
     {2, 4, 5000, 1, kFirst, kTinyAmpere, 1, 0},
     {1, 4, 40000, 1, kFirst, kTinyAmpere},
     {2, 6001, 3, 1, kFirst, kTinyAmpere},
+    // Splits whose second launch may begin before the first has ended.
+    {1, 2, 20000, 1, kFirst, kTinyHopper},
+    {1, 3, 9001, 1, kFirst, kTinyHopper},
+    {1, 32, 3000, 4, kLast, kTinyHopper},
     // Channels last, on chip in registers and shared memory: groups narrower and wider than a vector, odd widths.
     {3, 32, 49, 8, kLast},
     {2, 64, 36, 8, kLast},

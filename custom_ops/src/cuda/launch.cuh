@@ -26,7 +26,7 @@ struct LaunchShape {
 template <auto kKernel, typename Params>
 CudaError launch(const Params& params, const LaunchShape& shape, void* /*stream*/) {
   emulation::run({shape.blocks, shape.threads, shape.cluster, static_cast<std::size_t>(shape.shared_bytes),
-                  emulation::backwards()},
+                  shape.overlaps_previous, emulation::backwards()},
                  [&params] { kKernel(params); });
   return 0;
 }

@@ -30,9 +30,15 @@ GN_DEVICE std::uint32_t multiply_high(std::uint32_t a, std::uint32_t b) {
 GN_DEVICE void forget(Bits128& /*bits*/) {}
 
 GN_DEVICE Bits128 load_once(const Bits128* address) { return *address; }
-GN_DEVICE Bits128 load_again(const Bits128* address) { return *address; }
+GN_DEVICE Bits128 load_again(const Bits128* address) {
+  emulation::need_previous();  // x is no result of the launch before and is read with load_once there
+  return *address;
+}
 
-GN_DEVICE void store_128(Bits128* address, const Bits128& bits) { *address = bits; }
+GN_DEVICE void store_128(Bits128* address, const Bits128& bits) {
+  emulation::need_previous();
+  *address = bits;
+}
 
 GN_DEVICE void async_copy_16(void* shared, const void* global) { emulation::copy_later(shared, global, 16); }
 GN_DEVICE void async_commit() { emulation::end_of_copies(); }
@@ -47,9 +53,9 @@ GN_DEVICE void cluster_store(void* shared, int rank, Bits128 value) {
   emulation::store_to_peer(shared, rank, &value, sizeof(value));
 }
 
-// Launches run one after another here.
+// Launches run one after another here, but a kernel that may overlap has to wait all the same.
 GN_DEVICE void launch_dependents() {}
-GN_DEVICE void wait_for_previous_launch() {}
+GN_DEVICE void wait_for_previous_launch() { emulation::wait_for_previous(); }
 
 GN_DEVICE float exponential(float value) { return std::exp(value); }
 GN_DEVICE float exponential_fast(float value) { return std::exp(value); }

@@ -63,6 +63,7 @@ struct Thread {
   std::vector<Copy> open_batch;
   std::uint64_t cluster_generation = 0;
   bool arrived_at_cluster = false;  // and has not waited yet
+  bool previous_ended = false;      // this thread has waited for the launch before
   bool peers_run = false;           // this thread has waited for a cluster barrier
   std::exception_ptr error;
 };
@@ -180,6 +181,12 @@ float exchange_in_warp(float value, int lane_mask) {
   values[lane] = value;
   wait_while(warp.barrier, warp.barrier.arrive());
   return values[lane ^ lane_mask];
+}
+
+void wait_for_previous() { current().previous_ended = true; }
+
+void need_previous() {
+  require(!machine->grid.overlaps || current().previous_ended, "it does not wait for the launch before");
 }
 
 void copy_later(void* to, const void* from, std::size_t bytes) {

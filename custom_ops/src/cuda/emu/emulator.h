@@ -3,7 +3,8 @@
 // The blocks of a cluster run together, clusters one after another. A thread runs until it waits for others; so a
 // thread that reads what another has yet to write finds shared memory's poison (every byte 0xff: NaN), not a lucky
 // value. What hardware leaves undefined is an error here: threads that disagree about a barrier, an address outside the
-// block's shared memory, a store to a peer that may not run yet or any more.
+// block's shared memory, a store to a peer that may not run yet or any more, partial results read or anything written
+// while the launch before may still run.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +24,7 @@ struct Grid {
   int threads = 0;
   int cluster = 1;  // blocks that run together
   std::size_t shared_bytes = 0;
+  bool overlaps = false;   // on hardware the launch before may still run
   bool backwards = false;  // the order in which threads get their turn; no result may depend on it
 };
 
@@ -44,6 +46,8 @@ const Index& grid_dim();
 unsigned char* shared_region();
 void wait_for_block();
 float exchange_in_warp(float value, int lane_mask);
+void wait_for_previous();
+void need_previous();  // an error before wait_for_previous, where launches overlap
 void copy_later(void* to, const void* from, std::size_t bytes);
 void end_of_copies();
 void wait_for_copies(std::size_t pending_batches);
