@@ -99,8 +99,8 @@ BROKEN = {
     ),
     "the mean's second part is dropped": (
         "moments.cuh",
-        "fmaf(-rest, factor, fmaf(-offset, factor, bias))",
-        "fmaf(-rest, factor, bias)",
+        "large ? moments.offset : moments.pivot + moments.offset",
+        "large ? 0.0F : moments.pivot",
     ),
     "a barrier is missing in the block's sum": (
         "reduce.cuh",

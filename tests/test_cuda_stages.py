@@ -72,7 +72,7 @@ _TOOL = """#!/bin/sh
 case "$1" in
   --tool=memcheck) echo "========= ERROR SUMMARY: 0 errors"; exit 0 ;;
   --tool=racecheck) echo "========= ERROR SUMMARY: 3 errors"; exit 9 ;;
-  --tool=synccheck) exec sleep 60 ;;
+  --tool=synccheck) sleep 60 & echo $! > "$0.child"; wait ;;
 esac
 """
 
@@ -94,6 +94,8 @@ def test_verdicts_of_the_sanitizer(tmp_path: pathlib.Path, monkeypatch: pytest.M
         "racecheck": "failed: ========= ERROR SUMMARY: 3 errors",
         "synccheck": "not done in its time",
     }
+    child = pathlib.Path("/proc", (tmp_path / "compute-sanitizer.child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z"  # nothing runs on
 
 
 def test_a_sanitizer_that_cannot_run_says_why(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,11 @@ void check_columns() {
 void check_runs() {
   cuda::ContiguousParams p{};
   p.group_elements = std::int64_t{5} << 30;
+  p.x = reinterpret_cast<const void*>(std::uintptr_t{1} << 40);
+  const auto far = cuda::contiguous_run<float>(p, 77, (std::int64_t{4} << 30) + 3, (std::int64_t{4} << 30) + 10);
+  const std::uintptr_t bytes = reinterpret_cast<std::uintptr_t>(far.x) - (std::uintptr_t{1} << 40);
+  expect(bytes == 4 * ((std::uintptr_t{77 * 5 + 4} << 30) + 3) && far.elements == 7, "a run far into the tensor");
+  p.x = nullptr;
   const auto run = cuda::contiguous_run<float>(p, 0, p.group_elements - 100, p.group_elements + 4000);
   expect(run.elements == 100 && run.start == p.group_elements - 100, "a run ends with its group");
   expect(cuda::contiguous_run<float>(p, 0, p.group_elements, p.group_elements + 1).elements == 0, "a run may be empty");

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         tables.append("compute-sanitizer: " + "; ".join(f"{tool} {verdict}" for tool, verdict in verdicts.items()))
         failed |= any(verdict.startswith(cuda_sanitizer.FAILED) for verdict in verdicts.values())
         _time_single(arguments, kernels, limits, library, deadline, report, tables)
-    if arguments.models and not arguments.reduced:
+    if arguments.models and not (arguments.reduced or arguments.no_runtime):
         operators = _installed_library() if arguments.dry_run else library
         networks = cuda_end_to_end.run(arguments.models, operators, deadline, on_device=not arguments.dry_run)
         report["networks"] = [network.to_json() for network in networks]

@@ -5,8 +5,10 @@ The tools run side by side, each in a process of its own. Imports: standard libr
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +40,7 @@ def run(library: pathlib.Path, deadline: float) -> dict[str, str]:
     started = {
         tool: subprocess.Popen(
             [program, f"--tool={tool}", f"--error-exitcode={_ERROR_STATUS}", *checks],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )
         for tool in TOOLS
     }  # fmt: skip
@@ -50,7 +52,7 @@ def _verdict(process: subprocess.Popen[str], end: float) -> str:
     try:
         output, _ = process.communicate(timeout=max(end - time.monotonic(), 0.1))
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # the tool's child too: it would disturb the times that follow
         process.communicate()
         return "not done in its time"
     if "Device not supported" in output:

@@ -92,10 +92,8 @@ class ContiguousAffine {
                              const Moments& moments)
       : p(p), normaliser(moments, p.epsilon) {
     const std::int64_t row = run.start / p.spatial;
-    const std::int64_t channel = group % p.num_groups * p.channels_per_group + row;
     const std::int64_t left = (row + 1) * p.spatial - run.start;
-    scale = static_cast<const T*>(p.scale) + channel * p.scale_step;
-    bias = static_cast<const T*>(p.bias) + channel * p.bias_step;
+    first_channel = group % p.num_groups * p.channels_per_group + row;
     first_row = left < kLongRow ? static_cast<std::uint32_t>(left) : kLongRow;
   }
 
@@ -114,13 +112,13 @@ class ContiguousAffine {
       channel = row + 1;
       left = p.by_spatial.divisor - (beyond - row * p.by_spatial.divisor);
     }
-    const float a = to_float(scale[channel * p.scale_step]) * normaliser.rstd;
-    const float b = normaliser.constant(a, to_float(bias[channel * p.bias_step]));
+    const float a = scale(channel) * normaliser.rstd;
+    const float b = normaliser.constant(a, bias(channel));
     float a_next = a;
     float b_next = b;
     if (left < kVector) {
-      a_next = to_float(scale[(channel + 1) * p.scale_step]) * normaliser.rstd;
-      b_next = normaliser.constant(a_next, to_float(bias[(channel + 1) * p.bias_step]));
+      a_next = scale(channel + 1) * normaliser.rstd;
+      b_next = normaliser.constant(a_next, bias(channel + 1));
     }
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
@@ -133,9 +131,15 @@ class ContiguousAffine {
  private:
   static constexpr std::uint32_t kLongRow = 1U << 31;  // longer than any run
 
+  GN_DEVICE float scale(std::uint32_t channel) const {
+    return to_float(static_cast<const T*>(p.scale)[(first_channel + channel) * p.scale_step]);
+  }
+  GN_DEVICE float bias(std::uint32_t channel) const {
+    return to_float(static_cast<const T*>(p.bias)[(first_channel + channel) * p.bias_step]);
+  }
+
   const ContiguousParams& p;
-  const T* scale;
-  const T* bias;
+  std::int64_t first_channel;  // that of the run's first element
   Normaliser normaliser;
   std::uint32_t first_row;  // elements of the run in its first channel
 };

@@ -120,6 +120,8 @@ GN_DEVICE void wait_for_previous_launch() {
 
 GN_DEVICE float exponential(float value) { return expf(value); }
 GN_DEVICE float exponential_fast(float value) { return __expf(value); }
+// At most 2 units in the last place off.
+GN_DEVICE float reciprocal_root_fast(float value) { return rsqrtf(value); }
 // At most 2 units in the last place off; 0 for a divisor above 2^126, where silu is 0 or a subnormal anyway.
 GN_DEVICE float divide_fast(float a, float b) { return __fdividef(a, b); }
 

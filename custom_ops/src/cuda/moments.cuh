@@ -98,31 +98,29 @@ GN_DEVICE float reciprocal_deviation(const Moments& moments, float epsilon) {
   const float added = sum - variance;
   const float lost =
       (variance - (sum - added)) + (epsilon - added) + fmaf(-variance, moments.count, moments.squares) / moments.count;
-  const float root = 1.0F / sqrtf(sum);
+  const float root = reciprocal_root_fast(sum);
   const float product = sum * root;
   const float missing = fmaf(-lost * root, root, fmaf(-fmaf(sum, root, -product), root, fmaf(-product, root, 1.0F)));
   return fabsf(missing) < 0x1p-10F ? fmaf(0.5F * root, missing, root) : root;  // not where something is 0 or infinite
 }
 
-// (x - mean) * rstd as (x - centre) * rstd - (rest + offset) * rstd.
+// (x - mean) * rstd as (x - centre) * rstd - rest * rstd.
 //
 // Where the mean is large beside the deviation, the pivot has to be subtracted first. Elsewhere that would only round x
 // once more.
 struct Normaliser {
   float centre;
   float rest;
-  float offset;
   float rstd;
 
-  GN_DEVICE Normaliser(const Moments& moments, float epsilon)
-      : offset(moments.offset), rstd(reciprocal_deviation(moments, epsilon)) {
+  GN_DEVICE Normaliser(const Moments& moments, float epsilon) : rstd(reciprocal_deviation(moments, epsilon)) {
     const bool large = !(fabsf(moments.pivot) * rstd <= 1.0F);
     centre = large ? moments.pivot : 0.0F;
-    rest = large ? 0.0F : moments.pivot;
+    rest = large ? moments.offset : moments.pivot + moments.offset;
   }
 
   // The constant in (x - centre) * factor + constant.
-  GN_DEVICE float constant(float factor, float bias) const { return fmaf(-rest, factor, fmaf(-offset, factor, bias)); }
+  GN_DEVICE float constant(float factor, float bias) const { return fmaf(-rest, factor, bias); }
 };
 
 }  // namespace gn::cuda

@@ -59,6 +59,9 @@ GN_DEVICE void wait_for_previous_launch() { emulation::wait_for_previous(); }
 
 GN_DEVICE float exponential(float value) { return std::exp(value); }
 GN_DEVICE float exponential_fast(float value) { return std::exp(value); }
+GN_DEVICE float reciprocal_root_fast(float value) {
+  return 1.0F / std::sqrt(value) * (1.0F + std::numeric_limits<float>::epsilon());  // as far off as the device's may be
+}
 GN_DEVICE float divide_fast(float a, float b) { return a / b; }
 
 GN_DEVICE float float16_to_float(std::uint16_t bits) { return emulation::float16_to_float(bits); }
