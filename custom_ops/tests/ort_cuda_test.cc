@@ -209,7 +209,7 @@ void check_special_shapes() {
   // The same with channels last, which no operator with that rule has.
   Tensors last(2, 8, 50, 2, true);
   last.problem.layout = Layout::kChannelsLast;
-  const GroupNormBuffers buffers{last.x.data(), last.scale.data(), last.bias.data(), last.values[3].data, 0, 0};
+  const GroupNormBuffers buffers{last.x.data(), last.scale.data(), last.bias.data(), last.values[3].data, true, true};
   expect(group_norm_cuda(last.problem, buffers, kHopper, nullptr, nullptr) == 0, "one scale, channels last");
   last.expect_right("one scale, channels last");
 }

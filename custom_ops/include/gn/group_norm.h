@@ -41,9 +41,9 @@ struct GroupNormBuffers {
   const void* scale = nullptr;  // [C], gamma
   const void* bias = nullptr;   // [C], beta
   void* y = nullptr;            // shape of x
-  // CUDA only: from one channel's scale to the next one's, in elements. 0 where scale (or bias) is one element for all.
-  std::int32_t scale_step = 1;
-  std::int32_t bias_step = 1;
+  // CUDA only: scale, or bias, is one element for all channels.
+  bool one_scale = false;
+  bool one_bias = false;
 };
 
 }  // namespace gn

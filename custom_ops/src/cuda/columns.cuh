@@ -27,9 +27,9 @@ struct ColumnsParams {
   int columns;
   int rows_at_once;
   int parts;
-  int step_rows;   // split: rows held at once
-  int scale_step;  // 1, or 0 for one scale for all channels
-  int bias_step;
+  int step_rows;            // split: rows held at once
+  std::int64_t scale_mask;  // of a channel's index: all bits, or none where one scale serves all channels
+  std::int64_t bias_mask;
   float epsilon;
   Activation activation;
   float alpha;
@@ -200,8 +200,8 @@ class ColumnsAffine {
       const int channel = thread.column * kVector + e;
       const bool used = thread.active && channel < unit.width;
       const float scale =
-          used ? to_float(static_cast<const T*>(p.scale)[(unit.channel + channel) * p.scale_step]) : 0.0F;
-      const float bias = used ? to_float(static_cast<const T*>(p.bias)[(unit.channel + channel) * p.bias_step]) : 0.0F;
+          used ? to_float(static_cast<const T*>(p.scale)[(unit.channel + channel) & p.scale_mask]) : 0.0F;
+      const float bias = used ? to_float(static_cast<const T*>(p.bias)[(unit.channel + channel) & p.bias_mask]) : 0.0F;
       centre.value[e] = normaliser.centre;
       factor.value[e] = scale * normaliser.rstd;
       constant.value[e] = normaliser.constant(factor.value[e], bias);

@@ -22,9 +22,9 @@ struct ContiguousParams {
   std::int64_t channels_per_group;
   FastDivisor by_spatial;  // by min(spatial, 2^31)
   int parts;
-  int step_elements;         // split: elements held at once
-  std::uint32_t scale_step;  // 1, or 0 for one scale for all channels
-  std::uint32_t bias_step;
+  int step_elements;        // split: elements held at once
+  std::int64_t scale_mask;  // of a channel's index: all bits, or none where one scale serves all channels
+  std::int64_t bias_mask;
   float epsilon;
   Activation activation;
   float alpha;
@@ -132,10 +132,10 @@ class ContiguousAffine {
   static constexpr std::uint32_t kLongRow = 1U << 31;  // longer than any run
 
   GN_DEVICE float scale(std::uint32_t channel) const {
-    return to_float(static_cast<const T*>(p.scale)[(first_channel + channel) * p.scale_step]);
+    return to_float(static_cast<const T*>(p.scale)[(first_channel + channel) & p.scale_mask]);
   }
   GN_DEVICE float bias(std::uint32_t channel) const {
-    return to_float(static_cast<const T*>(p.bias)[(first_channel + channel) * p.bias_step]);
+    return to_float(static_cast<const T*>(p.bias)[(first_channel + channel) & p.bias_mask]);
   }
 
   const ContiguousParams& p;

@@ -15,6 +15,9 @@ namespace gn::cuda {
 
 constexpr CudaError kInvalidPlan = 1;  // cudaErrorInvalidValue: a plan that no kernel was built for
 
+// Not a factor: a multiplication in 64 bits made kernels spill.
+inline std::int64_t channel_mask(bool one_for_all) { return one_for_all ? 0 : -1; }
+
 inline ContiguousParams contiguous_params(const GroupNormProblem& problem, const GroupNormBuffers& buffers,
                                           const LaunchPlan& plan, void* workspace) {
   ContiguousParams p{};
@@ -33,8 +36,8 @@ inline ContiguousParams contiguous_params(const GroupNormProblem& problem, const
       make_fast_divisor(static_cast<std::uint32_t>(std::min<std::int64_t>(problem.spatial, std::int64_t{1} << 31)));
   p.parts = plan.parts;
   p.step_elements = plan.step_length * plan.vector_elements;
-  p.scale_step = static_cast<std::uint32_t>(buffers.scale_step);
-  p.bias_step = static_cast<std::uint32_t>(buffers.bias_step);
+  p.scale_mask = channel_mask(buffers.one_scale);
+  p.bias_mask = channel_mask(buffers.one_bias);
   p.epsilon = static_cast<float>(problem.epsilon);
   p.activation = problem.activation;
   p.alpha = problem.alpha;
@@ -61,8 +64,8 @@ inline ColumnsParams columns_params(const GroupNormProblem& problem, const Group
   p.rows_at_once = plan.rows_at_once;
   p.parts = plan.parts;
   p.step_rows = plan.step_length;
-  p.scale_step = buffers.scale_step;
-  p.bias_step = buffers.bias_step;
+  p.scale_mask = channel_mask(buffers.one_scale);
+  p.bias_mask = channel_mask(buffers.one_bias);
   p.epsilon = static_cast<float>(problem.epsilon);
   p.activation = problem.activation;
   p.alpha = problem.alpha;

@@ -150,8 +150,8 @@ void GroupNormKernel::compute(KernelContext* context) const {
   if (spec_.provider == Provider::kCuda) {
     buffers.scale = data_of(api_, inputs.scale);
     buffers.bias = data_of(api_, inputs.bias);
-    buffers.scale_step = shape_of(api_, inputs.scale) == Shape{1} ? 0 : 1;
-    buffers.bias_step = shape_of(api_, inputs.bias) == Shape{1} ? 0 : 1;
+    buffers.one_scale = shape_of(api_, inputs.scale) == Shape{1};
+    buffers.one_bias = shape_of(api_, inputs.bias) == Shape{1};
     run_cuda(context, problem, inputs, buffers, shape);
   } else {
     buffers.scale = per_channel(inputs.scale, problem, &scale);
