@@ -1,6 +1,8 @@
 """`make test-models`: every model, by both exporters, in every form; a table in out/models.md.
 
-    python -m models.matrix [MODEL...] [--quick] [--output FOLDER]
+    python -m models.matrix [MODEL...] [--quick] [--jobs N] [--resume] [--output FOLDER]
+
+What is done stands in out/models.jsonl at once; `--resume` goes on from there after a break, in the same version.
 
 Exit status 1 where a GroupNorm was not fused or a fused model is too far from PyTorch. What an exporter or ONNX Runtime
 refuses stands in the table and is no failure.
@@ -10,7 +12,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
+import dataclasses
 import itertools
+import json
+import multiprocessing
+import os
 import pathlib
 import sys
 import tempfile
@@ -37,16 +44,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {', '.join(registry.MODULES)}")
     parser.add_argument("--quick", action="store_true", help="three forms of each")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("out"), help="folder of the table")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models at a time")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)  # as `checks.run` does for ONNX Runtime
-    rows = []
-    for name in arguments.models or registry.MODULES:
+    names = arguments.models or list(registry.MODULES)
+    for name in names:
         missing = registry.missing_libraries(name)
         if missing:
             print(f"{name}: not installed: {', '.join(missing)}")
             return 1
-        rows += run(registry.build(name), QUICK if arguments.quick else FORMS)
     arguments.output.mkdir(parents=True, exist_ok=True)
+    file = arguments.output / "models.jsonl"
+    if not arguments.resume:
+        file.unlink(missing_ok=True)
+    forms = QUICK if arguments.quick else FORMS
+    there = {(row.model, row.form) for row in read(file)}
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs, context) as pool:
+        left = {name: tuple(form for form in forms if (name, form) not in there) for name in names}
+        done = [pool.submit(run, name, todo, file) for name, todo in left.items() if todo]
+        for future in concurrent.futures.as_completed(done):
+            future.result()
+    order = {(name, form): i for i, (name, form) in enumerate(itertools.product(names, forms))}
+    rows = sorted((row for row in read(file) if (row.model, row.form) in order), key=lambda row: order[row.model, row.form])
     (arguments.output / "models.md").write_text(table(rows))
     failed = [row for row in rows if row.failures]
     print(f"\n{len(rows)} combinations, {sum(bool(row.refused) for row in rows)} refused, {len(failed)} failed")
@@ -55,10 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run(model: registry.Model, forms: tuple[Form, ...]) -> list[checks.Row]:
-    """All forms of one model; float64 results are computed once per type and batch."""
+def run(name: str, forms: tuple[Form, ...], file: pathlib.Path) -> None:
+    """Forms of one model, one line of `file` each; float64 results are computed once per type and batch."""
+    torch.set_num_threads(1)  # as `checks.run` does for ONNX Runtime
+    model = registry.build(name)
     truths: dict[tuple[str, bool], list[np.ndarray]] = {}
-    rows = []
     for form in forms:
         key = (form.dtype, form.dynamic)
         if key not in truths:
@@ -68,7 +89,24 @@ def run(model: registry.Model, forms: tuple[Form, ...]) -> list[checks.Row]:
             row = checks.check(model, form, pathlib.Path(folder), truth=truths[key])
         verdict = "; ".join(row.failures) or row.refused or f"ok, {row.expected} fused, {max(row.errors.values()):.1e}"
         print(f"{model.name}, {form}: {verdict[:160]} ({time.perf_counter() - start:.1f} s)", flush=True)
-        rows.append(row)
+        with file.open("a") as lines:
+            lines.write(written(row))
+
+
+def written(row: checks.Row) -> str:
+    """One line of JSON."""
+    record = {**dataclasses.asdict(row), "errors": [[*key, error] for key, error in row.errors.items()]}
+    return json.dumps(record) + "\n"
+
+
+def read(file: pathlib.Path) -> list[checks.Row]:
+    """The rows of a file of `written` lines; none where there is no file."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        record = json.loads(line)
+        record["form"] = Form(**record["form"])
+        record["errors"] = {(target, library): error for target, library, error in record["errors"]}
+        rows.append(checks.Row(**record))
     return rows
 
 
