@@ -25,11 +25,14 @@ def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
     A symbolic link is written through. An existing file's permissions are kept.
 
     Raises:
-        GnOnnxError: The folder is missing or read-only, the disk is full, or `path` is a folder.
+        GnOnnxError: The folder is missing or read-only, the disk is full, or `path` is not a file.
     """
     target = path.resolve()
     if target.is_dir():
         raise GnOnnxError(f"{path}: is a folder, cannot write a file there")
+    if target.exists() and not target.is_file():
+        # Taking its place would remove /dev/null for everybody.
+        raise GnOnnxError(f"{path}: is a device, pipe or socket, cannot write a file there")
     temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
     named = False
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.files import external_data, schema_checks
+from gn_onnx.files import external_data, norm_checks, schema_checks
 from gn_onnx.files.graph_walk import all_nodes, find_cycle, subgraphs, uses
 
 _MAX_ELEMENTS = 1 << 48
@@ -61,8 +61,10 @@ def check(proto: onnx.ModelProto) -> None:
         _check_tensor(tensor)
     local = {(function.domain, function.name) for function in proto.functions}
     schema_checks.check_nodes(all_nodes(proto.graph.node), proto.opset_import, local)
+    norm_checks.check_nodes(all_nodes(proto.graph.node))
     _check_graph(proto.graph, frozenset())
     for function in proto.functions:
+        norm_checks.check_nodes(all_nodes(function.node))
         schema_checks.check_nodes(all_nodes(function.node), function.opset_import, local)
         _check_nodes(function.node, set(function.input), f"function {function.domain}::{function.name}")
     _check_calls(proto)

@@ -157,6 +157,8 @@ def _statistics(evaluation: Evaluation, index: int) -> tuple[frozenset[Atom], fl
         raise Mismatch("epsilon differs from channel to channel or group to group")
     if value < 0:
         raise Mismatch(f"epsilon is negative ({value:g})")
+    if not np.isfinite(value):
+        raise Mismatch(f"epsilon is {value:g}")
     return atoms, value
 
 
