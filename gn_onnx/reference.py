@@ -30,6 +30,11 @@ _ACTIVATION: dict[str, Callable[[Array, float], Array]] = {
 }
 
 
+def activate(y: Array, activation: str, alpha: float = 0.0) -> Array:
+    """One of `ACTIVATIONS` on y, in the type of y."""
+    return _ACTIVATION[activation](y, alpha)
+
+
 def _sigmoid(y: Array) -> Array:
     """1 / (1 + exp(-y)) without overflow."""
     small = np.exp(-np.abs(y))
@@ -76,7 +81,7 @@ def group_norm(
     per_channel = (channels,) + (1,) * (planar.ndim - 2)
     affine = (np.broadcast_to(np.asarray(v, np.float64).ravel(), per_channel[:1]) for v in (scale, bias))
     gamma, beta = (value.reshape(per_channel) for value in affine)
-    y = _ACTIVATION[activation](normalised.reshape(planar.shape) * gamma + beta, alpha)
+    y = activate(normalised.reshape(planar.shape) * gamma + beta, activation, alpha)
     return np.moveaxis(y, 1, -1) if channels_last else y
 
 

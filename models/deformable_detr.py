@@ -11,6 +11,7 @@ from models.weights import randomise
 INPUTS = ("pixel_values",)
 OUTPUTS = ("logits", "boxes")
 AXES = {"pixel_values": {0: "batch"}}
+DECODER = "deformable_detr"
 LIBRARIES = ("transformers",)
 
 

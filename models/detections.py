@@ -1,4 +1,8 @@
-"""From the detector's raw outputs to boxes, scores and labels, the same for PyTorch's and ONNX Runtime's arrays."""
+"""From detectors' raw outputs to boxes, scores and labels, the same for PyTorch's and ONNX Runtime's arrays.
+
+`fcos` and `deformable_detr` decode whole batches: `gn-onnx parity --torch models.fcos:build --decode
+models.detections:fcos` compares what they return.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +57,32 @@ def decode(
     boxes = np.concatenate([centre - distance[:, :2], centre + distance[:, 2:]], axis=1).clip(0, size)
     chosen = _suppress(boxes, label, max_overlap)[:keep]
     return Detections(boxes[chosen], probability[position, label][chosen], label[chosen])
+
+
+def fcos(class_logits: np.ndarray, distances: np.ndarray, centreness: np.ndarray) -> dict[str, np.ndarray]:
+    """Detections of all images of `models.fcos`, one after the other: boxes [n, 4], scores [n], labels [n]."""
+    size = next(side for side in range(32, 4096, 32) if len(_positions(side)) == class_logits.shape[1])
+    images = zip(class_logits, distances, centreness, strict=True)
+    return _joined([decode(*image, size=size) for image in images])
+
+
+def deformable_detr(logits: np.ndarray, boxes: np.ndarray, *, keep: int = 20) -> dict[str, np.ndarray]:
+    """The best of [images, queries, classes] and [images, queries, 4], as transformers' post-processing has them.
+
+    Boxes are centre and size in parts of the image; they become left, top, right, bottom.
+    """
+    found = []
+    for scores, places in zip(_sigmoid(logits), boxes.astype(np.float64), strict=True):
+        order = np.argsort(-scores, axis=None, kind="stable")[:keep]
+        query, label = np.unravel_index(order, scores.shape)
+        centre, half = places[query, :2], places[query, 2:] / 2
+        found.append(Detections(np.concatenate([centre - half, centre + half], axis=1), scores[query, label], label))
+    return _joined(found)
+
+
+def _joined(found: list[Detections]) -> dict[str, np.ndarray]:
+    fields = [field.name for field in dataclasses.fields(Detections)]
+    return {name: np.concatenate([getattr(one, name) for one in found]) for name in fields}
 
 
 def _positions(size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from models.weights import randomise
 INPUTS = ("image",)
 OUTPUTS = ("scores", "boxes", "centreness")
 AXES = {"image": {0: "batch"}}
+DECODER = "fcos"
 LIBRARIES = ()
 
 GROUPS = 32

@@ -13,7 +13,6 @@ from hand_models import detector, fused_detector
 from onnx import TensorProto, helper
 
 import gn_onnx
-from gn_onnx import cli
 from gn_onnx.checking import inputs, ort_runner, tolerances
 from gn_onnx.checking.comparison import compare
 from gn_onnx.errors import GnOnnxError
@@ -144,49 +143,6 @@ def test_bfloat16_goes_in_and_comes_out() -> None:
     out = ort_runner.Session(model).run(feeds)["y"]
     assert out.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(out.view(np.uint16), feeds["x"].view(np.uint16))
-
-
-TORCH_MODULE = """
-import torch
-
-
-class Head(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = torch.nn.GroupNorm(4, 8)
-
-    def forward(self, x):
-        return {"features": torch.nn.functional.silu(self.norm(self.conv(x)))}
-
-
-def build():
-    torch.manual_seed(0)
-    return Head(), (torch.randn(1, 3, 16, 16),)
-"""
-
-
-def test_parity_with_pytorch(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch = pytest.importorskip("torch")
-    (tmp_path / "head_for_parity.py").write_text(TORCH_MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    import head_for_parity
-
-    module, examples = head_for_parity.build()
-    path = tmp_path / "head.onnx"
-    torch.onnx.export(module, examples, path, dynamo=False, opset_version=17)
-    assert cli.main(["fuse", str(path)]) == 0
-    fused = str(path.with_name("head.gn.onnx"))
-    assert cli.main(["parity", fused, "--torch", "head_for_parity:build", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert {output["against"] for output in report["outputs"]} == {"torch", "torch float64"}
-    assert cli.main(["parity", fused, "--torch", "head_for_parity:gone"]) == 2
-    wrong = onnx.load(fused)
-    next(a for n in wrong.graph.node for a in n.attribute if a.name == "epsilon").f = 1e-1
-    onnx.save(wrong, fused)
-    assert cli.main(["parity", fused, "--torch", "head_for_parity:build"]) == 1
 
 
 def test_an_inaccurate_original_is_not_held_against_the_fused_model() -> None:

@@ -1,6 +1,7 @@
-"""Parity in full: every output and every GroupNorm site, against the original, PyTorch and float64.
+"""Parity in full: every output and every GroupNorm site, against the original and float64.
 
-What `gn-onnx parity` prints. `parity.check_parity` answers yes or no for programs; here is where and how much.
+What `gn-onnx parity` prints; `torch_parity` has the comparison with PyTorch. `parity.check_parity` answers yes or no for
+programs; here is where and how much.
 """
 
 from __future__ import annotations
@@ -13,16 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from gn_onnx.checking import arbitration, inputs, ort_runner, taps, tolerances
+from gn_onnx.checking import arbitration, inputs, ort_runner, pad_fusion, taps, tolerances
 from gn_onnx.checking.comparison import Comparison, compare, compare_outputs
 from gn_onnx.checking.site_check import SiteCheck, check_sites
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.files import model_io
 
+Decoder = Callable[..., Mapping[str, np.ndarray]]
+"""From a model's outputs, in order, to named arrays: boxes, scores, labels."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SiteParity:
-    """One site in one run, each side against float64 on its own x."""
+    """One site in one run: the model's node and its baseline, each against float64.
+
+    The baseline is the original's nodes, each side on its own x; or PyTorch's GroupNorm in the model's precision, both
+    against PyTorch in float64.
+    """
 
     site: str
     fused: Comparison
@@ -30,7 +38,7 @@ class SiteParity:
 
     @property
     def nearer(self) -> bool:
-        """Whether the fused node is at least as near to float64 as the original's nodes were."""
+        """Whether the fused node is at least as near to float64 as the baseline."""
         return self.original is None or self.fused.rms <= self.original.rms
 
 
@@ -79,7 +87,8 @@ class DetailedParity:
             lines.append(f"  worst site        {worst.fused}")
             if any(site.original for site in self.sites):
                 nearer = sum(site.nearer for site in self.sites)
-                lines.append(f"  nearer to float64 than the original, or as near: {nearer} of {len(self.sites)} sites")
+                baseline = "PyTorch" if self.sites[0].fused.against == "torch float64" else "the original"
+                lines.append(f"  nearer to float64 than {baseline}, or as near: {nearer} of {len(self.sites)} sites")
         if self.proofs:
             equal = sum(proof.status == "equal" for proof in self.proofs)
             lines.append(f"  equal in float64: {equal} of {len(self.proofs)} sites")
@@ -93,6 +102,7 @@ def against_original(
     providers: Sequence[str],
     shapes: Mapping[str, Sequence[int]],
     tolerance: float | None = None,
+    decode: Decoder | None = None,
 ) -> DetailedParity:
     """Compare a fused file with the file that it was made from.
 
@@ -117,10 +127,8 @@ def against_original(
     baseline, session = ort_runner.Session(original, before), ort_runner.Session(fused, after)
     for kind in inputs.KINDS:
         feeds = inputs.make_inputs(original, kind, shapes=shapes)
-        results = baseline.run(feeds)
-        compared = compare_outputs(
-            results, session.run(feeds), data=kind, tolerance=tolerance, coarsest=tolerances.coarsest(original)
-        )
+        results, mine = baseline.run(feeds), session.run(feeds)
+        compared = compare_outputs(results, mine, data=kind, tolerance=tolerance, coarsest=tolerances.coarsest(original))
         far = [comparison for comparison in compared if not comparison.ok]
         if far and tolerance is None:
             explained = arbitration.explain(
@@ -129,6 +137,9 @@ def against_original(
             )  # fmt: skip
             compared = [dataclasses.replace(c, explained=explained and not c.ok) for c in compared]
         found.outputs += compared
+        if decode is not None and kind == inputs.KINDS[0]:
+            found.outputs += compare_decoded(decode, [*results.values()], [*mine.values()], against="original", data=kind)
+        found.notes += pad_fusion.notes(original, feeds, results, before) if kind == inputs.KINDS[0] else []
         try:
             new = {n.site: n for n in taps.site_numerics(fused, sites, feeds, options=after, data=kind)}
             old = {n.site: n for n in taps.site_numerics(original, sites, feeds, options=before, data=kind, original=True)}
@@ -141,79 +152,30 @@ def against_original(
     return found
 
 
-def against_torch(
-    path: pathlib.Path,
-    build: Callable[[], Any],
-    *,
-    providers: Sequence[str],
-    tolerance: float | None = None,
-) -> DetailedParity:
-    """Compare a file with the PyTorch module that it was exported from.
-
-    Args:
-        path: The model, fused or not.
-        build: Returns the module and its example inputs (a tuple of tensors).
-        providers: Execution providers.
-        tolerance: See `parity.check_parity`.
-
-    Returns:
-        Comparisons with PyTorch in the module's own precision and in float64. Against float64 the tolerance is
-        at least twice PyTorch's own error.
+def compare_decoded(
+    decode: Decoder, expected: Sequence[np.ndarray], actual: Sequence[np.ndarray], *, against: str, data: str
+) -> list[Comparison]:
+    """What both models' outputs mean, such as boxes, scores and labels, instead of raw numbers; labels must be equal.
 
     Raises:
-        GnOnnxError: PyTorch is not installed, the file cannot be run, or inputs and outputs do not fit.
+        GnOnnxError: The decoder does not take these outputs.
     """
-    proto = model_io.load_proto(path)
-    library = ort_runner.find_library()
-    session = ort_runner.Session(proto, ort_runner.Options(providers=providers, data_folder=path.parent, library=library))
-    module, examples = build()
-    names = [value.name for value in inputs.graph_inputs(proto)]
-    if len(names) != len(examples):
-        raise GnOnnxError(f"{path} has the inputs {names}, the PyTorch module takes {len(examples)}")
-    actual = session.run({name: tensor.detach().numpy() for name, tensor in zip(names, examples, strict=True)})
-    own = _torch_outputs(module, examples, double=False)
-    wide = _torch_outputs(module, examples, double=True)
-    if len(own) != len(actual):
-        raise GnOnnxError(f"{path} has {len(actual)} outputs, the PyTorch module returns {len(own)}")
-    found = DetailedParity()
-    for (name, ours), theirs, truth in zip(actual.items(), own, wide, strict=True):
-        found.outputs.append(compare(theirs, ours, name=name, against="torch", data="example", tolerance=tolerance))
-        of_torch = compare(truth, theirs, name=name, against="torch float64", dtype=ours.dtype)
-        bound = tolerances.output_tolerance(ours.dtype) if tolerance is None else tolerance
-        found.outputs.append(
-            compare(
-                truth, ours, name=name, against="torch float64", data="example", dtype=ours.dtype,
-                tolerance=max(bound, 2 * of_torch.relative),
-            )
-        )  # fmt: skip
-    return found
+    try:
+        theirs, ours = decode(*expected), decode(*actual)
+    except (TypeError, ValueError, IndexError) as error:
+        raise GnOnnxError(f"the decoder does not take the model's outputs: {error}") from error
+    # Decoders may compute in wider types; what they decode has the precision of the outputs.
+    precision = max((np.dtype(array.dtype) for array in actual), key=tolerances.output_tolerance)
+    return [
+        compare(
+            theirs[name], ours[name], name=f"decoded {name}", against=against, data=data,
+            dtype=precision if ours[name].dtype.kind == "f" else None,
+        )
+        for name in theirs
+    ]  # fmt: skip
 
 
-def _torch_outputs(module: Any, examples: Sequence[Any], *, double: bool) -> list[np.ndarray]:
-    import copy
-
-    import torch
-
-    module = copy.deepcopy(module).eval()
-    if double:
-        module = module.double()
-        examples = [tensor.double() if tensor.is_floating_point() else tensor for tensor in examples]
-    with torch.no_grad():
-        return [tensor.numpy() for tensor in _flatten(module(*examples))]
-
-
-def _flatten(value: Any) -> list[Any]:
-    """Tensors in the order in which the exporters number them."""
-    if value is None:
-        return []
-    if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in _flatten(item)]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in _flatten(item)]
-    return [value]
-
-
-def load_builder(text: str) -> Callable[[], Any]:
+def load_function(option: str, text: str) -> Callable[..., Any]:
     """`package.module:function` to the function; modules of the working directory are found.
 
     Raises:
@@ -224,13 +186,13 @@ def load_builder(text: str) -> Callable[[], Any]:
 
     name, colon, function = text.partition(":")
     if not (name and colon and function):
-        raise GnOnnxError(f"--torch {text!r}: expected MODULE:FUNCTION, as in models.fcos:build")
+        raise GnOnnxError(f"{option} {text!r}: expected MODULE:FUNCTION, as in models.fcos:build")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         built = getattr(importlib.import_module(name), function)
     except (ImportError, AttributeError) as error:
-        raise GnOnnxError(f"--torch {text}: {error}") from error
+        raise GnOnnxError(f"{option} {text}: {error}") from error
     if not callable(built):
-        raise GnOnnxError(f"--torch {text}: is not a function")
+        raise GnOnnxError(f"{option} {text}: is not a function")
     return built  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from gn_onnx.checking import accurate_native, arbitration, inputs, ort_runner, tolerances
+from gn_onnx.checking import accurate_native, arbitration, inputs, ort_runner, pad_fusion, tolerances
 from gn_onnx.checking.comparison import Comparison, compare_outputs
 from gn_onnx.checking.site_check import SiteCheck
 from gn_onnx.errors import GnOnnxError
@@ -76,6 +76,7 @@ def compare_end_to_end(
     except GnOnnxError as error:
         found.notes.append(f"outputs not compared, the original does not run: {error}")
         return
+    found.notes += pad_fusion.notes(original, feeds[inputs.KINDS[0]], expected[inputs.KINDS[0]], options)
     library = ort_runner.find_library()
     for way, path in ((WITHOUT_LIBRARY, None), (WITH_LIBRARY, library)):
         if way == WITH_LIBRARY and path is None:

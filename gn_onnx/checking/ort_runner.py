@@ -38,6 +38,7 @@ class Options:
         optimise: ONNX Runtime's graph optimisations, all or none.
         threads: Threads within an operator, 0 for ONNX Runtime's choice.
         profile: Prefix of the profile file, or None for no profile.
+        disabled_optimizers: Names of optimizers that must not run.
     """
 
     providers: Sequence[str] = CPU
@@ -46,6 +47,7 @@ class Options:
     optimise: bool = True
     threads: int = 0
     profile: str | None = None
+    disabled_optimizers: Sequence[str] = DISABLED_OPTIMIZERS
 
 
 def is_installed() -> bool:
@@ -134,7 +136,7 @@ class Session:
                 data,
                 settings,
                 providers=list(options.providers),
-                disabled_optimizers=list(DISABLED_OPTIMIZERS),
+                disabled_optimizers=list(options.disabled_optimizers),
             )
         self.output_names: list[str] = [output.name for output in self.raw.get_outputs()]
         self._input_names = {value.name for value in self.raw.get_inputs()}

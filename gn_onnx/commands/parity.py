@@ -22,6 +22,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     reference = parser.add_mutually_exclusive_group(required=True)
     reference.add_argument("--against", metavar="ORIGINAL", type=pathlib.Path, help="the model before fusing")
     reference.add_argument("--torch", metavar="MODULE:FUNCTION", help="builds the PyTorch module and example inputs")
+    parser.add_argument("--decode", metavar="MODULE:FUNCTION", help="from the outputs to boxes, scores and labels")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tolerance", type=float, help="relative to the largest value; default: by type")
     parser.add_argument("--shape", metavar="NAME=1,3,320,320", action="append", default=[], help="shape of an input")
@@ -31,13 +32,19 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Exit status 1 where an output or a site is too far away."""
-    from gn_onnx.checking import detailed_parity, ort_runner
+    from gn_onnx.checking import detailed_parity, ort_runner, torch_parity
     from gn_onnx.checking.inputs import parse_shapes
 
     providers = ort_runner.providers(arguments.provider)
+    decode = detailed_parity.load_function("--decode", arguments.decode) if arguments.decode else None
     if arguments.torch:
-        build = detailed_parity.load_builder(arguments.torch)
-        report = detailed_parity.against_torch(arguments.model, build, providers=providers, tolerance=arguments.tolerance)
+        report = torch_parity.against_torch(
+            arguments.model,
+            detailed_parity.load_function("--torch", arguments.torch),
+            providers=providers,
+            tolerance=arguments.tolerance,
+            decode=decode,
+        )
     else:
         report = detailed_parity.against_original(
             arguments.model,
@@ -45,6 +52,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             providers=providers,
             shapes=parse_shapes(arguments.shape),
             tolerance=arguments.tolerance,
+            decode=decode,
         )
     if arguments.json:
         console.data(report.to_json())
