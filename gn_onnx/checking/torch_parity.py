@@ -139,14 +139,14 @@ def run(module: Any, examples: Sequence[Any]) -> TorchRun:
 
     recorded: list[np.ndarray] = []
 
-    class Recorder(TorchDispatchMode):
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
             if function is torch.ops.aten.native_group_norm.default:
                 recorded.append(_array(result[0]).copy())  # what follows may work in place
             return result
 
-    with torch.no_grad(), Recorder():
+    with torch.no_grad(), Recorder():  # type: ignore[no-untyped-call]
         outputs = [_array(tensor) for tensor in _flatten(module(*examples))]
     return TorchRun(outputs, recorded)
 
