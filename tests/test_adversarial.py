@@ -158,7 +158,7 @@ def _wrong(function: transfer.TransferFunction, change: Callable[[Evaluation, Fa
 
 
 def _scaled(factor: float) -> Callable[[Evaluation, Fact], Fact]:
-    from gn_onnx.recognition.algebra import constant
+    from gn_onnx.recognition.polynomials import constant
 
     return lambda evaluation, fact: Fact(evaluation.algebra.multiply(fact.poly, constant(factor)), fact.dims)
 

@@ -10,18 +10,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gn_onnx.recognition.algebra import (
-    THE_X,
-    Algebra,
-    Coefficient,
-    Moment,
-    NotExpressible,
-    Poly,
-    Root,
-    constant,
-    of_factor,
-)
+from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.layout import Atom
+from gn_onnx.recognition.polynomials import THE_X, Coefficient, Moment, NotExpressible, Poly, Root, constant, of_factor
 from gn_onnx.recognition.sizes import Size
 
 steady = settings(deadline=None)

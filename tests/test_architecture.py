@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "gn_onnx"
 
-MATHEMATICS = (("recognition.sizes",), ("recognition.layout",), ("recognition.algebra",))
+MATHEMATICS = (("recognition.sizes",), ("recognition.layout",), ("recognition.polynomials",), ("recognition.algebra",))
 """Each layer may import those before it, numpy and the standard library, and nothing else at all."""
 
 RECOGNISER = (

@@ -19,179 +19,32 @@ whatever the order, the spelling and the number of operators that computed it. T
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
 
-from gn_onnx.recognition.layout import Atom, Renaming
-from gn_onnx.recognition.sizes import Size
+from gn_onnx.recognition.layout import Atom
+from gn_onnx.recognition.polynomials import (
+    THE_X,
+    UNIT,
+    Coefficient,
+    Exponent,
+    Factor,
+    Moment,
+    Monomial,
+    NotExpressible,
+    Poly,
+    Root,
+    Symbol,
+    Tensor,
+    X,
+    constant,
+    monomial_product,
+    of_factor,
+)
 
 MAX_TERMS = 64
 """No spelling of GroupNorm comes near; a longer sum is some other computation, not worth following."""
-
-Exponent = int | Fraction
-
-
-class NotExpressible(Exception):  # noqa: N818 - a verdict on a value, not an error of the program
-    """The value cannot be written in this algebra; the message is a reason for the model's author."""
-
-
-@dataclasses.dataclass(frozen=True)
-class X:
-    def __str__(self) -> str:
-        return "x"
-
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    power: int
-    atoms: frozenset[Atom]
-
-    def __str__(self) -> str:
-        return {1: "E[x]", 2: "E[x^2]"}[self.power]
-
-
-@dataclasses.dataclass(frozen=True)
-class Root:
-    index: int
-
-    def __str__(self) -> str:
-        return f"sqrt#{self.index}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A tensor of the graph: `key` identifies it, `atoms` are its dimensions larger than 1 in its own order."""
-
-    key: object
-    atoms: tuple[Atom, ...]
-    name: str = dataclasses.field(default="t", compare=False)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclasses.dataclass(frozen=True)
-class Symbol:
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-Factor = X | Moment | Root | Tensor | Symbol
-Monomial = frozenset[tuple[Factor, Exponent]]
-UNIT: Monomial = frozenset()
-THE_X = X()
-
-
-@dataclasses.dataclass(frozen=True)
-class Coefficient:
-    """A float64 array whose axes are `atoms`."""
-
-    array: np.ndarray
-    atoms: tuple[Atom, ...] = ()
-
-    def aligned(self, atoms: tuple[Atom, ...]) -> np.ndarray:
-        """The array with one axis per atom of `atoms`, of size 1 where it does not vary."""
-        order = [self.atoms.index(atom) for atom in atoms if atom in self.atoms]
-        order += [i for i, atom in enumerate(self.atoms) if atom not in atoms]  # slice marks, of size 1
-        array = self.array.transpose(order)
-        shape = [array.shape[i] for i in range(array.ndim)]
-        full, k = [], 0
-        for atom in atoms:
-            if atom in self.atoms:
-                full.append(shape[k])
-                k += 1
-            else:
-                full.append(1)
-        return array.reshape(full)
-
-    def _union(self, other: Coefficient) -> tuple[Atom, ...]:
-        return self.atoms + tuple(atom for atom in other.atoms if atom not in self.atoms)
-
-    def __mul__(self, other: Coefficient) -> Coefficient:
-        atoms = self._union(other)
-        return Coefficient(self.aligned(atoms) * other.aligned(atoms), atoms)
-
-    def __add__(self, other: Coefficient) -> Coefficient:
-        atoms = self._union(other)
-        return Coefficient(self.aligned(atoms) + other.aligned(atoms), atoms)
-
-    def magnitude(self) -> float:
-        return float(np.max(np.abs(self.array), initial=0.0))
-
-    def scalar(self) -> float | None:
-        """The number, where it is the same everywhere."""
-        first = float(self.array.ravel()[0]) if self.array.size else 0.0
-        return first if not self.atoms or np.all(self.array == first) else None
-
-    def varying(self, among: frozenset[Atom] | None = None) -> Coefficient:
-        """The same without atoms (of `among`) along which all elements are equal."""
-        array, atoms = self.array, list(self.atoms)
-        for atom in self.atoms:
-            axis = atoms.index(atom)
-            first = array.take([0], axis=axis)
-            if (among is None or atom in among) and np.all(array == first):
-                array = first.reshape([n for i, n in enumerate(array.shape) if i != axis])
-                atoms.remove(atom)
-        return Coefficient(array, tuple(atoms))
-
-    def renamed(self, renaming: Renaming) -> Coefficient:
-        if not any(atom in renaming for atom in self.atoms):
-            return self
-        atoms: list[Atom] = []
-        shape: list[int] = []
-        for atom, length in zip(self.atoms, self.array.shape, strict=True):
-            parts = final_atoms((atom,), renaming)
-            atoms.extend(parts)
-            if len(parts) == 1:
-                shape.append(length)
-            else:
-                sizes = [part.size.static for part in parts]
-                if any(size is None for size in sizes):
-                    raise NotExpressible("a constant is cut at a size that is only known at run time")
-                shape.extend(size for size in sizes if size is not None)
-        return Coefficient(self.array.reshape(shape), tuple(atoms))
-
-
-def final_atoms(atoms: Iterable[Atom], renaming: Renaming) -> tuple[Atom, ...]:
-    out: list[Atom] = []
-    for atom in atoms:
-        out.extend(final_atoms(renaming[atom], renaming) if atom in renaming else (atom,))
-    return tuple(out)
-
-
-Poly = dict[Monomial, Coefficient]
-
-
-def constant(value: float) -> Poly:
-    return {UNIT: Coefficient(np.asarray(value, dtype=np.float64))} if value != 0 else {}
-
-
-def of_factor(factor: Factor, exponent: Exponent = 1) -> Poly:
-    return {frozenset({(factor, exponent)}): Coefficient(np.ones(()))}
-
-
-def of_size(size: Size) -> Poly:
-    monomial: Monomial = frozenset((Symbol(name), exponent) for name, exponent in size.symbols)
-    return {monomial: Coefficient(np.asarray(float(size.factor)))}
-
-
-def renamed(poly: Poly, renaming: Renaming) -> Poly:
-    """`poly` with its free atoms identified or cut as `renaming` says."""
-    if not renaming:
-        return poly
-    out: Poly = {}
-    for monomial, coefficient in poly.items():
-        factors = frozenset(
-            (dataclasses.replace(f, atoms=final_atoms(f.atoms, renaming)) if isinstance(f, Tensor) else f, e)
-            for f, e in monomial
-        )
-        out[factors] = coefficient.renamed(renaming)
-    return out
 
 
 class Algebra:
@@ -231,14 +84,14 @@ class Algebra:
         out: Poly = {}
         for a, u in p.items():
             for b, v in q.items():
-                out = self.add(out, self._reduced(_product(a, b), u * v))
+                out = self.add(out, self._reduced(monomial_product(a, b), u * v))
         return out
 
     def _reduced(self, monomial: Monomial, coefficient: Coefficient) -> Poly:
         """One term with `root^2 -> its polynomial` applied, where that is not negative (else the root is NaN)."""
         for factor, exponent in monomial:
             if isinstance(factor, Root) and exponent >= 2 and self._is_never_negative(factor):
-                rest = _product(monomial, frozenset({(factor, -2)}))
+                rest = monomial_product(monomial, frozenset({(factor, -2)}))
                 return self.multiply({rest: coefficient}, self.roots[factor.index])
         return {monomial: coefficient}
 
@@ -350,11 +203,11 @@ class Algebra:
                 if not reduced:
                     out = self.add(out, {monomial: coefficient})
                     continue
-                swapped = _product(monomial, frozenset({(THE_X, -power), (Moment(int(power), reduced), 1)}))
+                swapped = monomial_product(monomial, frozenset({(THE_X, -power), (Moment(int(power), reduced), 1)}))
             elif not power and len(inside) == 1 and isinstance(inside[0][0], Moment) and inside[0][1] == 1:
                 moment = inside[0][0]
                 wider = Moment(moment.power, moment.atoms | axes)
-                swapped = _product(monomial, frozenset({(moment, -1), (wider, 1)}))
+                swapped = monomial_product(monomial, frozenset({(moment, -1), (wider, 1)}))
             else:
                 raise NotExpressible("a mean is taken of something other than x, x^2 or a deviation of x from its mean")
             out = self.add(out, {swapped: coefficient})
@@ -450,14 +303,3 @@ class Algebra:
             text = f"sqrt({self.show(self.roots[factor.index])})" if isinstance(factor, Root) else str(factor)
             parts.append(text if exponent == 1 else f"{text}^{exponent}")
         return ("*" if head not in ("", "-") and parts else "").join([head, "*".join(parts)])
-
-
-def _product(a: Monomial, b: Monomial) -> Monomial:
-    if not a:
-        return b
-    if not b:
-        return a
-    exponents: dict[Factor, Exponent] = dict(a)
-    for factor, exponent in b:
-        exponents[factor] = exponents.get(factor, 0) + exponent
-    return frozenset((f, e) for f, e in exponents.items() if e)

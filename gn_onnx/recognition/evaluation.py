@@ -15,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.recognition import integers
-from gn_onnx.recognition.algebra import THE_X, Algebra, Coefficient, NotExpressible, Poly, Tensor, of_factor, renamed
+from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.layout import Atom, Dims, LayoutError, free_dim, unify
 from gn_onnx.recognition.model_view import ModelView
+from gn_onnx.recognition.polynomials import THE_X, Coefficient, NotExpressible, Poly, Tensor, of_factor, renamed
 from gn_onnx.recognition.sizes import Size, product
 
 _MAX_LIFT_DEPTH = 16

@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.group_norm import PerChannel
-from gn_onnx.recognition.algebra import THE_X, UNIT, Algebra, Coefficient, Moment, Monomial, Poly, Root, Symbol, Tensor
+from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Atom, Dims, dim_size
+from gn_onnx.recognition.polynomials import THE_X, UNIT, Coefficient, Moment, Monomial, Poly, Root, Symbol, Tensor
 from gn_onnx.recognition.sizes import Size, product
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
-from gn_onnx.recognition.algebra import NotExpressible
 from gn_onnx.recognition.model_view import ModelView
+from gn_onnx.recognition.polynomials import NotExpressible
 from gn_onnx.recognition.refusals import IN_OWN_LAYOUT, Refusal, refusals, rejection
 from gn_onnx.recognition.roots import find_seeds
 from gn_onnx.recognition.sites import ALREADY_ONE_NODE, find_sites, is_settled

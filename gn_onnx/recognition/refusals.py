@@ -7,8 +7,8 @@ import dataclasses
 import onnx_ir as ir
 
 from gn_onnx.group_norm import Rejection
-from gn_onnx.recognition.algebra import THE_X, Moment, Root, Tensor
 from gn_onnx.recognition.evaluation import Fact
+from gn_onnx.recognition.polynomials import THE_X, Moment, Root, Tensor
 from gn_onnx.recognition.walk import Walk, producer
 
 _MAX_STEPS_BACK = 8

@@ -10,11 +10,11 @@ import heapq
 
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import THE_X, NotExpressible, Root, Tensor, of_factor
 from gn_onnx.recognition.evaluation import Evaluation, Fact, same_values
 from gn_onnx.recognition.layout import Bind, LayoutError, Refine
 from gn_onnx.recognition.matching import Match, Mismatch, match
 from gn_onnx.recognition.model_view import ModelView
+from gn_onnx.recognition.polynomials import THE_X, NotExpressible, Root, Tensor, of_factor
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer import apply
 

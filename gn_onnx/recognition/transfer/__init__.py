@@ -10,9 +10,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from gn_onnx.group_norm import DOMAIN
-from gn_onnx.recognition.algebra import NotExpressible
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS
+from gn_onnx.recognition.polynomials import NotExpressible
 from gn_onnx.recognition.transfer import calls, contractions, elementwise, moving, normalisations, reductions, slices
 from gn_onnx.recognition.transfer.common import TransferFunction
 

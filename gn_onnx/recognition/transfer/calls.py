@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import NotExpressible
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import LayoutError
+from gn_onnx.recognition.polynomials import NotExpressible
 
 Apply = Callable[[Evaluation, ir.Node, int], dict[ir.Value, Fact]]
 

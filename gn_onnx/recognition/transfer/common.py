@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import NotExpressible
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.integers import axes_of
+from gn_onnx.recognition.polynomials import NotExpressible
 from gn_onnx.recognition.sizes import Size
 
 TransferFunction = Callable[[Evaluation, ir.Node, int], Fact | dict[ir.Value, Fact]]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import NotExpressible, constant, of_size
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Dims, dim_size, free_dim
+from gn_onnx.recognition.polynomials import NotExpressible, constant, of_size
 from gn_onnx.recognition.sizes import Size, product
 from gn_onnx.recognition.transfer.common import TransferFunction, operand
 from gn_onnx.recognition.transfer.elementwise import binary

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import THE_X, Moment, NotExpressible, Poly, constant, of_factor, of_size
 from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
 from gn_onnx.recognition.integers import is_rounded
 from gn_onnx.recognition.layout import free_dim
+from gn_onnx.recognition.polynomials import THE_X, Moment, NotExpressible, Poly, constant, of_factor, of_size
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer.common import (
     TransferFunction,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import NotExpressible, renamed
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Dim, Dims, dim_size, free_dim, regroup, resolve_target
+from gn_onnx.recognition.polynomials import NotExpressible, renamed
 from gn_onnx.recognition.sizes import ONE, Size
 from gn_onnx.recognition.transfer.common import TransferFunction, axes, int_attribute, ints_attribute, operand, target_shape
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import NotExpressible, constant
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Dims, dim_size
+from gn_onnx.recognition.polynomials import NotExpressible, constant
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer.common import TransferFunction, float_attribute, has_input, int_attribute, operand
 from gn_onnx.recognition.transfer.elementwise import binary

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import NotExpressible, Poly, of_size
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import dim_size
+from gn_onnx.recognition.polynomials import NotExpressible, Poly, of_size
 from gn_onnx.recognition.sizes import product
 from gn_onnx.recognition.transfer.common import TransferFunction, axes, int_attribute, ints_attribute, operand
 

@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from gn_onnx.recognition.algebra import Coefficient, NotExpressible, Poly, Tensor
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Atom, dim_size, free_dim
+from gn_onnx.recognition.polynomials import Coefficient, NotExpressible, Poly, Tensor
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer.common import TransferFunction, int_attribute, ints_attribute, operand
 from gn_onnx.recognition.transfer.moving import reshaped
