@@ -45,9 +45,12 @@ format: $(PACKAGES)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
 
-# Times of single GroupNorms in the shapes of real networks; whole models: gn-onnx bench MODEL.
+# Times of single GroupNorms in the shapes of real networks, about two minutes; writes the README's table. For whole
+# models: gn-onnx bench MODEL. OpenVINO is one of the baselines where it is installed.
 bench: $(INSTALLED)
-	$(PY) -m gn_onnx bench --kernels
+	mkdir -p out
+	$(PY) -m gn_onnx bench --kernels --json > out/bench_kernels.json
+	$(PY) -m gn_onnx.benchmarks.bench_table out/bench_kernels.json README.md
 
 test-models: $(INSTALLED) $(VENV)/.model-libraries
 	$(PY) -m models.matrix

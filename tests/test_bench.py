@@ -10,7 +10,7 @@ import pytest
 from hand_models import detector
 
 from gn_onnx import cli
-from gn_onnx.benchmarks import bench, bench_kernels, bench_models
+from gn_onnx.benchmarks import bench, bench_kernels, bench_models, bench_table
 from gn_onnx.benchmarks.cases import CASES, Case
 from gn_onnx.checking import ort_runner
 
@@ -41,7 +41,8 @@ def test_the_parallel_copy_copies_everything(elements: int) -> None:
 def test_a_case_is_timed_beside_its_baselines() -> None:
     result = bench_kernels.run_case(SMALL, runs=7)
     assert {bench_kernels.COPY, bench_kernels.CHAIN, bench_kernels.NATIVE} <= set(result.timings)
-    assert all(error < 3e-5 for error in result.relative.values())
+    for label, error in result.relative.items():
+        assert error < {"gn_onnx, float16": 1e-3, "gn_onnx, bfloat16": 8e-3}.get(label, 3e-5)
     assert json.dumps(result.to_json())
 
 
@@ -53,6 +54,26 @@ def test_no_speed_up_over_or_of_something_wrong() -> None:
     assert result.speed_up(bench_kernels.NATIVE) == 1
     wrong = bench_kernels.KernelResult(SMALL, timings, {}, {bench_kernels.OURS: "off by 1"})
     assert wrong.speed_up(bench_kernels.NATIVE) is None
+
+
+def test_a_turn_begins_with_runs_that_are_not_timed() -> None:
+    calls: list[str] = []
+    variants = {name: lambda name=name: calls.append(name) for name in "ab"}
+    timings = bench.interleave(variants, runs=6, turn=3, warm_up=2)
+    assert calls[-20:] == (["a"] * 5 + ["b"] * 5) * 2
+    assert len(timings["a"].microseconds) == 6
+
+
+def test_the_table_has_a_row_per_case_and_no_ratio_over_what_is_wrong() -> None:
+    timing = bench.Timing("x", (1.0, 2.0, 3.0))
+    timings = dict.fromkeys((bench_kernels.COPY, bench_kernels.OURS, bench_kernels.CHAIN, bench_kernels.NATIVE), timing)
+    result = bench_kernels.KernelResult(SMALL, timings, {}, {bench_kernels.CHAIN: "off by 1"})
+    report = {"machine": bench.machine(), "results": [result.to_json()]}
+    text = bench_table.insert("a <!-- bench -->old<!-- /bench --> b", bench_table.table(report))
+    assert "old" not in text
+    row = text.splitlines()[5]
+    assert row.startswith("| small: 1×8×6×6, 2 groups, silu | 2.0 | 2.0 [1.2 to 2.8] |")
+    assert row.endswith("| 1.00 |  | 1.00 |  |  |  |  |")
 
 
 def test_a_model_is_timed_in_all_variants(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ BROKEN = {
         " + delta * delta * (a.count * b.count / count)",
         "",
     ),
-    "the mean keeps only the digits of float": ("rows.h", " - mean.rest * static_cast<double>(a)", ""),
+    "the mean keeps only the digits of float": ("rows.h", " - split.rest * static_cast<double>(factor)", ""),
     "the shift is not corrected for": ("moments.h", "d.squares - d.sum * offset", "d.squares"),
     "a bad shift is kept": (
         "moments.h",
@@ -86,7 +86,7 @@ BROKEN = {
         "store(y + last, tail);",
         "store(y + last, result(load(x + last) + 0 * tail));",
     ),
-    "a row takes the bias of another": ("channels_first.h", "to_wide(bias_[channel])", "to_wide(bias_[0 * channel])"),
+    "a row takes the bias of another": ("channels_first.h", "bias_ + channel);", "bias_ + first_channel);"),
 }
 
 

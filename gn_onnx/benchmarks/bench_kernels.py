@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from gn_onnx.benchmarks import bench
 from gn_onnx.benchmarks.cases import Case
 from gn_onnx.checking import ort_runner
-from gn_onnx.checking.comparison import compare
+from gn_onnx.checking.comparison import Comparison, compare
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.group_norm import DOMAIN, DOMAIN_VERSION, op_type
 from gn_onnx.reference import group_norm
@@ -21,6 +22,9 @@ from gn_onnx.reference import group_norm
 COPY, CHAIN, NATIVE, OURS, TORCH, OPENVINO = (
     "parallel copy", "exported chain", "GroupNormalization-21", "gn_onnx", "PyTorch eager", "OpenVINO",
 )  # fmt: skip
+
+HALVES = {"gn_onnx, float16": np.dtype(np.float16), "gn_onnx, bfloat16": np.dtype(ml_dtypes.bfloat16)}
+"""Our kernel on x of another type."""
 
 _EPSILON = 1e-5
 
@@ -42,7 +46,8 @@ class KernelResult:
     refused: dict[str, str]
 
     def gb_per_s(self, label: str) -> float:
-        return self.case.bytes_moved / self.timings[label].median / 1e3
+        width = HALVES[label].itemsize if label in HALVES else 4
+        return self.case.bytes_moved * width / 4 / self.timings[label].median / 1e3
 
     def speed_up(self, over: str) -> float | None:
         """How many times faster than `over` our kernel is; None where either is missing or wrong."""
@@ -61,50 +66,65 @@ class KernelResult:
         }
 
 
-def run_case(case: Case, *, providers: Sequence[str] = ort_runner.CPU, runs: int = bench.RUNS) -> KernelResult:
+def run_case(
+    case: Case, *, providers: Sequence[str] = ort_runner.CPU, runs: int = bench.RUNS, seconds: float = 8.0
+) -> KernelResult:
     """Time one case in every way that this machine has.
+
+    Args:
+        case: What to run.
+        providers: Execution providers.
+        runs: Timed runs of each way.
+        seconds: About the longest that they may take together.
 
     Raises:
         GnOnnxError: ONNX Runtime is not installed.
     """
     rng = np.random.default_rng(0)
-    x = rng.standard_normal(case.shape, dtype=np.float32)
+    x = bench.aligned(rng.standard_normal(case.shape, dtype=np.float32))
     scale = rng.uniform(0.5, 2, case.channels).astype(np.float32)
     bias = rng.standard_normal(case.channels).astype(np.float32)
-    truth = group_norm(x, scale, bias, num_groups=case.num_groups, epsilon=_EPSILON, activation=case.activation)
     variants: dict[str, Callable[[], Any]] = {COPY: bench.ParallelCopy(case.elements)}
+    outputs: dict[str, Callable[[], np.ndarray]] = {}
     refused: dict[str, str] = {}
-    for label, model, library in (
-        (CHAIN, chain_model(case, scale, bias), None),
-        (NATIVE, native_model(case, scale, bias), None),
-        (OURS, our_model(case, scale, bias), ort_runner.find_library()),
-    ):
-        if label == OURS and library is None:
-            refused[label] = "the operator library is not built"
-            continue
+    library = ort_runner.find_library()
+    plans = {CHAIN: (chain_model(case, scale, bias), x), NATIVE: (native_model(case, scale, bias), x)}
+    if library is None:
+        refused[OURS] = "the operator library is not built"
+    else:
+        plans[OURS] = (our_model(case, scale, bias), x)
+        for label, dtype in HALVES.items():
+            plans[label] = (our_model(case, scale.astype(dtype), bias.astype(dtype)), bench.aligned(x.astype(dtype)))
+    for label, (model, values) in plans.items():
         try:
-            session = ort_runner.Session(model, ort_runner.Options(providers=providers, library=library))
-            variants[label] = _bind(session, x)
+            options = ort_runner.Options(providers=providers, library=library if label in (OURS, *HALVES) else None)
+            bound = ort_runner.Session(model, options).bind({"x": values})
         except GnOnnxError as error:
             refused[label] = str(error)
+            continue
+        variants[label], outputs[label] = bound, lambda bound=bound: bound.outputs()[0]  # type: ignore[misc]
     for label, make in ((TORCH, _torch), (OPENVINO, _openvino)):
         function = make(case, x, scale, bias)
         if function is not None:
-            variants[label] = function
+            variants[label] = outputs[label] = function
     relative = {}
-    for label, function in variants.items():
-        if label == COPY:
-            continue
-        result = np.asarray(function())
-        comparison = compare(truth, result, name=label, against="float64", dtype=np.dtype(np.float32))
+    for label, output in outputs.items():
+        comparison = _compare(case, label, plans.get(label, (None, x))[1], scale, bias, output)
         relative[label] = comparison.relative
         if not comparison.ok:
             refused[label] = comparison.reason or f"off by {comparison.relative:.1e}"
-    return KernelResult(case, bench.interleave(variants, runs=runs), relative, refused)
+    # Two runs before each turn and a pause before those: every pool of threads is awake in its own turn only.
+    timings = bench.interleave(variants, runs=runs, seconds=seconds, turn=8, warm_up=4, pause=0.05)
+    return KernelResult(case, timings, relative, refused)
 
 
-def _bind(session: ort_runner.Session, x: np.ndarray) -> Callable[[], Any]:
-    return lambda: session.raw.run(None, {"x": x})[0]
+def _compare(
+    case: Case, label: str, x: np.ndarray, scale: np.ndarray, bias: np.ndarray, output: Callable[[], np.ndarray]
+) -> Comparison:
+    """With float64, on parameters and x as they are in the type that is computed in."""
+    wide = [array.astype(x.dtype).astype(np.float64) for array in (x, scale, bias)]
+    truth = group_norm(*wide, num_groups=case.num_groups, epsilon=_EPSILON, activation=case.activation)
+    return compare(truth, np.asarray(output()), name=label, against="float64", dtype=x.dtype)
 
 
 def _torch(case: Case, x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Callable[[], Any] | None:
@@ -133,7 +153,7 @@ def _openvino(case: Case, x: np.ndarray, scale: np.ndarray, bias: np.ndarray) ->
         return None
     core = openvino.Core()
     model = core.read_model(native_model(case, scale, bias).SerializeToString(), b"")
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
 
     def run() -> Any:
@@ -173,12 +193,12 @@ def native_model(case: Case, scale: np.ndarray, bias: np.ndarray) -> onnx.ModelP
 
 
 def our_model(case: Case, scale: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
-    """Our operator with the activation in it; without a function body, so that nothing else can run."""
+    """Our operator, of the type of its parameters, without a function body: nothing else can run."""
     node = helper.make_node(
         op_type(case.activation, channels_last=False), ["x", "scale", "bias"], ["y"],
         domain=DOMAIN, num_groups=case.num_groups, epsilon=_EPSILON,
     )  # fmt: skip
-    model = _model(case, [node], {"scale": scale, "bias": bias}, 18)
+    model = _model(case, [node], {"scale": scale, "bias": bias}, 18, helper.np_dtype_to_tensor_dtype(scale.dtype))
     model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     return model
 
@@ -190,12 +210,18 @@ def _activation(case: Case, n: str) -> list[onnx.NodeProto]:
     return [helper.make_node(names[case.activation], [n], ["y"])]
 
 
-def _model(case: Case, nodes: Sequence[onnx.NodeProto], constants: dict[str, np.ndarray], opset: int) -> onnx.ModelProto:
+def _model(
+    case: Case,
+    nodes: Sequence[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    opset: int,
+    element: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         list(nodes),
         "group_norm",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, case.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, case.shape)],
+        [helper.make_tensor_value_info("x", element, case.shape)],
+        [helper.make_tensor_value_info("y", element, case.shape)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])

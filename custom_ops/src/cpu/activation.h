@@ -37,6 +37,22 @@ struct ExpConstants<double> {
                                        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
+// The larger of the two; v where it is NaN.
+template <typename W>
+GN_INLINE Vector<W> larger_or_nan(Vector<W> least, Vector<W> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(W) == 4) {
+    return reinterpret_cast<Vector<W>>(
+        _mm512_maskz_max_ps(0xFFFF, reinterpret_cast<__m512>(least), reinterpret_cast<__m512>(v)));
+  }
+#elif defined(__AVX__)
+  if constexpr (sizeof(W) == 4) {
+    return reinterpret_cast<Vector<W>>(_mm256_max_ps(reinterpret_cast<__m256>(least), reinterpret_cast<__m256>(v)));
+  }
+#endif
+  return v < least ? least : v;
+}
+
 // v, or kLimit with the sign of v where v is larger; some number where v is NaN.
 template <typename W>
 GN_INLINE Vector<W> within_limit(Vector<W> v) {
@@ -81,7 +97,7 @@ template <Activation kActivation, typename W>
 GN_INLINE Vector<W> activate(Vector<W> v, W alpha) {
   const Vector<W> zero = {};
   if constexpr (kActivation == Activation::kRelu) {
-    return v < zero ? zero : v;
+    return larger_or_nan<W>(zero, v);
   } else if constexpr (kActivation == Activation::kSilu) {
     return silu<W>(v);
   } else if constexpr (kActivation == Activation::kHardSwish) {

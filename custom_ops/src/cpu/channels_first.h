@@ -24,6 +24,15 @@ struct ChannelsFirstPlan {
     if (chunks == 1 || (size <= kGroupOfOneTask && groups >= hardware_threads())) return;
     window = std::clamp<std::int64_t>(kWindow / size, 1, groups);
   }
+  // How many tasks share the groups when each does whole ones: as many for every thread, several, and each with more
+  // than one group where two of them fit in a core's cache.
+  std::int64_t tasks() const {
+    constexpr std::int64_t kHalfOfCache = std::int64_t{1} << 17;
+    const std::int64_t threads = hardware_threads();
+    const std::int64_t most = size <= kHalfOfCache ? std::max(4 * threads, groups / 4) : groups;
+    const std::int64_t tasks = std::clamp<std::int64_t>(groups * size / kTaskElements, 1, std::min(groups, most));
+    return tasks == 1 ? 1 : std::min(groups, (tasks + threads - 1) / threads * threads);
+  }
   std::size_t workspace_bytes() const {
     return static_cast<std::size_t>(window) * (static_cast<std::size_t>(chunks) * sizeof(Moments) + sizeof(Normaliser));
   }
@@ -49,9 +58,9 @@ class ChannelsFirst {
 
   void run(void* workspace, const Parallel& parallel, const RowWriter<T>& writer) const {
     if (plan_.window == 0) {
-      const std::int64_t together = plan_.size <= kSmallGroup ? kTogether : 1;
-      for_each(parallel, (plan_.groups + together - 1) / together, plan_.size * together,
-               [&](std::int64_t i) { whole_groups(i * together, std::min(plan_.groups, (i + 1) * together), writer); });
+      const std::int64_t tasks = plan_.tasks();
+      for_each(parallel, tasks, kTaskElements,
+               [&](std::int64_t i) { whole_groups(plan_.groups * i / tasks, plan_.groups * (i + 1) / tasks, writer); });
       return;
     }
     auto* moments = static_cast<Moments*>(workspace);
@@ -62,19 +71,23 @@ class ChannelsFirst {
   }
 
  private:
-  // The statistics of small groups end in a chain of dependent operations: several groups' chains run side by side.
-  static constexpr std::int64_t kTogether = 4;
-  static constexpr std::int64_t kSmallGroup = 2048;  // four of them stay in the first cache
-
   void whole_groups(std::int64_t begin, std::int64_t end, const RowWriter<T>& writer) const {
+    // The statistics of small groups end in a chain of dependent operations: several groups' chains run side by side.
+    constexpr std::int64_t kTogether = 4;
+    constexpr std::int64_t kSmallGroup = 2048;  // four of them stay in the first cache
+    const std::int64_t together = plan_.size <= kSmallGroup ? kTogether : 1;
     Normaliser normalisers[kTogether];
-    for (std::int64_t group = begin; group < end; ++group) {
-      Moments total;
-      for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
-      normalisers[group - begin] = normaliser<W>(total, problem_.epsilon);
+    for (; begin < end; begin += together) {
+      const std::int64_t stop = std::min(end, begin + together);
+      for (std::int64_t group = begin; group < stop; ++group) {
+        Moments total;
+        for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
+        normalisers[group - begin] = normaliser<W>(total, problem_.epsilon);
+      }
+      for (std::int64_t group = begin; group < stop; ++group) {
+        write(writer, group, normalisers[group - begin], 0, plan_.size);
+      }
     }
-    for (std::int64_t group = begin; group < end; ++group)
-      write(writer, group, normalisers[group - begin], 0, plan_.size);
   }
 
   void run_window(std::int64_t first, std::int64_t groups, Moments* moments, Normaliser* normalisers,
@@ -116,14 +129,18 @@ class ChannelsFirst {
     if (writer.streams) end_of_stream();
   }
 
-  void write_rows(const RowWriter<T>& writer, const T* x, T* y, std::int64_t channel, const Normaliser& normal,
+  void write_rows(const RowWriter<T>& writer, const T* x, T* y, std::int64_t first_channel, const Normaliser& normal,
                   std::int64_t begin, std::int64_t end) const {
-    const SplitMean<W> mean(normal);
-    channel += begin / problem_.spatial;
-    std::int64_t row_end = (begin / problem_.spatial + 1) * problem_.spatial;
-    for (; begin < end; ++channel, begin = row_end, row_end += problem_.spatial) {
-      const auto parameters = row_parameters<W>(mean, normal.rstd, to_wide(scale_[channel]), to_wide(bias_[channel]));
-      writer.row(x + begin, y + begin, std::min(end, row_end) - begin, parameters, writer.alpha);
+    ChannelParameters<W> parameters;
+    while (begin < end) {
+      const std::int64_t channel = first_channel + begin / problem_.spatial;
+      const std::int64_t row_left = problem_.spatial - begin % problem_.spatial;
+      const bool whole = row_left == problem_.spatial && end - begin >= row_left;
+      const std::int64_t rows = whole ? std::min((end - begin) / row_left, kParameterChannels) : 1;
+      const std::int64_t count = std::min(row_left, end - begin);
+      parameters.set(0, rows, normal, scale_ + channel, bias_ + channel);
+      writer.rows(x + begin, y + begin, rows, count, parameters, writer.alpha);
+      begin += rows * count;
     }
   }
 

@@ -117,8 +117,9 @@ struct Deviations {
   double squares = 0.0;
 };
 
+// In a function of its own: what surrounds it would take the registers that the sums need.
 template <typename T>
-inline Deviations deviations(const T* x, std::int64_t count, Wide<T> shift) {
+[[gnu::noinline]] Deviations deviations(const T* x, std::int64_t count, Wide<T> shift) {
   using W = Wide<T>;
   constexpr std::int64_t kStep = kColumns * kWidth<W>;
   LaneSums<W> sums;

@@ -10,13 +10,6 @@ namespace gn::GN_ISA {
 
 inline constexpr std::int64_t kParameterChannels = 256;  // channels whose parameters are held at a time
 
-template <typename W>
-struct RowParameters {
-  W mean;
-  W a;
-  W b;
-};
-
 // What is subtracted of x, and what that leaves of the mean, which b takes in. Near zero nothing is subtracted: that
 // saves a rounding. Farther away it is the mean rounded to W: no digit of x - mean is lost.
 template <typename W>
@@ -29,18 +22,6 @@ struct SplitMean {
 };
 
 template <typename W>
-inline RowParameters<W> row_parameters(const SplitMean<W>& mean, const LongNumber& rstd, W scale, W bias) {
-  W a;
-  if constexpr (std::is_same_v<W, double>) {
-    const double product = scale * rstd.high;
-    a = product + (std::fma(scale, rstd.high, -product) + scale * rstd.low);
-  } else {
-    a = static_cast<W>(static_cast<double>(scale) * rstd.high);
-  }
-  return {mean.rounded, a, static_cast<W>(static_cast<double>(bias) - mean.rest * static_cast<double>(a))};
-}
-
-template <typename W>
 struct ChannelParameters {
   W mean[kParameterChannels];
   W a[kParameterChannels];
@@ -51,11 +32,20 @@ struct ChannelParameters {
   void set(std::int64_t first, std::int64_t count, const Normaliser& normal, const T* scale, const T* bias) {
     const SplitMean<W> split(normal);
     for (std::int64_t i = 0; i < count; ++i) {
-      const RowParameters<W> row = row_parameters<W>(split, normal.rstd, to_wide(scale[i]), to_wide(bias[i]));
-      mean[first + i] = row.mean;
-      a[first + i] = row.a;
-      b[first + i] = row.b;
+      const W factor = rounded_product(to_wide(scale[i]), normal.rstd);
+      mean[first + i] = split.rounded;
+      a[first + i] = factor;
+      b[first + i] = static_cast<W>(static_cast<double>(to_wide(bias[i])) - split.rest * static_cast<double>(factor));
     }
+  }
+
+ private:
+  static W rounded_product(W scale, const LongNumber& rstd) {
+    if constexpr (std::is_same_v<W, double>) {
+      const double product = scale * rstd.high;
+      return product + (std::fma(scale, rstd.high, -product) + scale * rstd.low);
+    }
+    return static_cast<W>(static_cast<double>(scale) * rstd.high);
   }
 };
 
@@ -63,8 +53,9 @@ struct ChannelParameters {
 template <typename T>
 struct RowWriter {
   using W = Wide<T>;
-  // A row of one channel.
-  void (*row)(const T* x, T* y, std::int64_t count, const RowParameters<W>& parameters, W alpha);
+  // `rows` rows of `count` elements, one after the other, each of a channel of its own.
+  void (*rows)(const T* x, T* y, std::int64_t rows, std::int64_t count, const ChannelParameters<W>& parameters,
+               W alpha);
   // `rows` rows, `stride` elements apart, of `width` channels.
   void (*channels)(const T* x, T* y, std::int64_t rows, std::int64_t stride, std::int64_t width,
                    const ChannelParameters<W>& parameters, W alpha);
@@ -72,27 +63,53 @@ struct RowWriter {
   bool streams;
 };
 
-template <typename T, Activation kActivation, bool kStream>
-void write_row(const T* x, T* y, std::int64_t count, const RowParameters<Wide<T>>& parameters, Wide<T> alpha) {
+// How many elements from y on the next whole vector of memory begins.
+template <typename T>
+inline std::int64_t elements_to_boundary(const T* y) {
+  constexpr std::uintptr_t kAlignment = kWidth<Wide<T>> * sizeof(T);
+  return static_cast<std::int64_t>((kAlignment - reinterpret_cast<std::uintptr_t>(y) % kAlignment) % kAlignment /
+                                   sizeof(T));
+}
+
+template <typename T, bool kStream, typename Result>
+GN_INLINE void write_row(const T* x, T* y, std::int64_t count, const Result& result) {
   using W = Wide<T>;
-  const auto result = [mean = parameters.mean, a = parameters.a, b = parameters.b, alpha](Vector<W> v) {
-    return activate<kActivation, W>((v - mean) * a + b, alpha);
-  };
-  if (count < kWidth<W>) {
-    store_partial(y, result(load_partial(x, count, parameters.mean)), count);
-    return;
-  }
-  const std::int64_t last = count - kWidth<W>;  // the last vector overlaps the one before it
+  constexpr std::int64_t kLongRow = 8 * kWidth<W>;  // here stores that cross no boundary are worth two more of them
+  const std::int64_t last = count - kWidth<W>;      // the last vector overlaps the one before it
   const Vector<W> tail = result(load(x + last));
-  std::int64_t i = 0;
-  if constexpr (kStream) {
-    store(y, result(load(x)));
-    constexpr std::uintptr_t kAlignment = kWidth<W> * sizeof(T);
-    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(y) % kAlignment;
-    i = past == 0 ? 0 : static_cast<std::int64_t>((kAlignment - past) / sizeof(T));
+  std::int64_t i = kStream || count >= kLongRow ? elements_to_boundary(y) : 0;
+  if (i > 0) {
+    const Vector<W> head = result(load(x));
+    if constexpr (kStream) {
+      store(y, head);
+    } else {
+      const Vector<W> next = result(load(x + i));  // before what it overlaps is stored
+      store(y, head);
+      store(y + i, next);
+      i += kWidth<W>;
+    }
   }
-  for (; i < last; i += kWidth<W>) store<kStream>(y + i, result(load(x + i)));
+  for (; i < last; i += kWidth<W>) {
+    store<kStream>(y + i, result(load(x + i)));
+  }
   store(y + last, tail);
+}
+
+template <typename T, Activation kActivation, bool kStream>
+void write_rows(const T* x, T* y, std::int64_t rows, std::int64_t count, const ChannelParameters<Wide<T>>& parameters,
+                Wide<T> alpha) {
+  using W = Wide<T>;
+  for (std::int64_t r = 0; r < rows; ++r, x += count, y += count) {
+    const Vector<W> mean = broadcast(parameters.mean[r]);
+    const Vector<W> a = broadcast(parameters.a[r]);
+    const Vector<W> b = broadcast(parameters.b[r]);
+    const auto result = [&](Vector<W> v) { return activate<kActivation, W>((v - mean) * a + b, alpha); };
+    if (count < kWidth<W>) {
+      store_partial(y, result(load_partial(x, count, W{0})), count);
+    } else {
+      write_row<T, kStream>(x, y, count, result);
+    }
+  }
 }
 
 template <typename T, Activation kActivation, bool kStream>
@@ -135,7 +152,7 @@ void write_channels(const T* x, T* y, std::int64_t rows, std::int64_t stride, st
 
 template <typename T, Activation kActivation, bool kStream>
 RowWriter<T> row_writer(Wide<T> alpha) {
-  return {write_row<T, kActivation, kStream>, write_channels<T, kActivation, kStream>, alpha, kStream};
+  return {write_rows<T, kActivation, kStream>, write_channels<T, kActivation, kStream>, alpha, kStream};
 }
 
 template <typename T, Activation kActivation>

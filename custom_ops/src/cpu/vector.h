@@ -50,7 +50,7 @@ typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
 
 template <typename W>
 inline Vector<W> broadcast(W value) {
-  return Vector<W>{} + value;
+  return value - Vector<W>{};  // -0 too
 }
 
 template <typename To, typename From>
@@ -60,55 +60,65 @@ inline To load_bits(const From* from) {
   return to;
 }
 
+#if !defined(__AVX512F__)
 // Lane by lane between 16 and 32 bits; GCC makes detours of its own conversions. to_narrow takes lanes below 2^16.
 GN_INLINE Words to_words(Narrow bits) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, reinterpret_cast<__m256i>(bits)));
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
   return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(bits)));
 #else
   return __builtin_convertvector(bits, Words);
 #endif
 }
 GN_INLINE Narrow to_narrow(Words words) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<Narrow>(_mm512_maskz_cvtepi32_epi16(0xFFFF, reinterpret_cast<__m512i>(words)));
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
   const __m256i pairs = _mm256_packus_epi32(reinterpret_cast<__m256i>(words), reinterpret_cast<__m256i>(words));
   return reinterpret_cast<Narrow>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0xD8)));
 #else
   return __builtin_convertvector(words, Narrow);
 #endif
 }
+#endif
 
 // The sum of all lanes, pairwise.
-template <typename W, int kLanes>
-GN_INLINE W sum_of_lanes(const W* lanes) {
-  if constexpr (kLanes == 1) {
-    return lanes[0];
+template <typename W, typename V>
+GN_INLINE W sum_of_lanes(V v) {
+  if constexpr (sizeof(V) == 2 * sizeof(W)) {
+    return v[0] + v[1];
   } else {
-    typedef W Part __attribute__((vector_size(kLanes / 2 * sizeof(W))));
-    const Part sum = load_bits<Part>(lanes) + load_bits<Part>(lanes + kLanes / 2);
-    W half[kLanes / 2];
-    std::memcpy(half, &sum, sizeof(sum));
-    return sum_of_lanes<W, kLanes / 2>(half);
+    typedef W Part __attribute__((vector_size(sizeof(V) / 2)));
+    Part parts[2];
+    std::memcpy(parts, &v, sizeof(v));
+    return sum_of_lanes<W>(parts[0] + parts[1]);
   }
 }
-template <typename W>
-GN_INLINE W sum_of_lanes(Vector<W> v) {
-  W lanes[kWidth<W>];
-  std::memcpy(lanes, &v, sizeof(v));
-  return sum_of_lanes<W, kWidth<W>>(lanes);
+
+// bfloat16 rounds to nearest, ties to even; a NaN keeps its sign and becomes quiet.
+#if defined(__AVX512F__)
+GN_INLINE Vector<float> widen(Narrow bits, BFloat16) {
+  return reinterpret_cast<Vector<float>>(
+      reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, reinterpret_cast<__m256i>(bits))) << 16);
 }
-
+GN_INLINE Narrow narrow(Vector<float> v, BFloat16) {
+  const auto bits = reinterpret_cast<__m512i>(v);
+  const auto value = reinterpret_cast<__m512>(v);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
+  rounded = _mm512_mask_add_epi32(rounded, odd, bits, _mm512_set1_epi32(0x8000));
+  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  alignas(64) static constexpr std::uint16_t kUpper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i order = _mm512_load_si512(kUpper);
+  const __m512i upper = _mm512_maskz_permutexvar_epi16(0xFFFFFFFF, order, rounded);
+  return load_bits<Narrow>(&upper);
+}
+#else
 GN_INLINE Vector<float> widen(Narrow bits, BFloat16) { return reinterpret_cast<Vector<float>>(to_words(bits) << 16); }
-
-// Rounds to nearest, ties to even; a NaN keeps its sign and becomes quiet.
 GN_INLINE Narrow narrow(Vector<float> v, BFloat16) {
   const Words bits = reinterpret_cast<Words>(v);
   const Words rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
   return to_narrow((v == v ? rounded : (bits | 0x400000U)) >> 16);
 }
+#endif
 
 #if defined(__AVX512F__)
 // With a full mask: the forms without one start from an undefined value, of which GCC warns.
