@@ -52,8 +52,10 @@ bench: $(INSTALLED)
 	$(PY) -m gn_onnx bench --kernels --json > out/bench_kernels.json
 	$(PY) -m gn_onnx.benchmarks.bench_table out/bench_kernels.json README.md
 
+# About 25 minutes of processor time; after an interruption, `python -m models.matrix --resume` goes on.
 test-models: $(INSTALLED) $(VENV)/.model-libraries
 	$(PY) -m models.matrix
+	$(PY) -m models.table
 	$(PY) -m pytest -m models tests/test_models.py
 
 # The networks that bench_cuda times end to end, for a machine with a GPU: build/gpu-models, about 6 MB.

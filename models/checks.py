@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ import gn_onnx
 from gn_onnx import GnOnnxError
 from gn_onnx.checking import ort_runner
 from gn_onnx.checking.site_check import is_group_norm
+from models import detections
 from models.exporting import Form, RefusedError
 from models.registry import Model
 
@@ -27,6 +29,9 @@ ROUNDINGS = 16
 
 MOST = {"float32": 1e-4, "float16": 2e-2}
 """Allowed at most, however wrong the others are."""
+
+BOXES = 0.01
+"""Pixels by which a detection's edge may be elsewhere than in PyTorch; labels have to be the same."""
 
 
 @dataclasses.dataclass
@@ -42,6 +47,8 @@ class Row:
         original: The exported model's error on ONNX Runtime.
         errors: The fused models' errors, by (target, library). Errors are against PyTorch in float64, the largest over
             the outputs, relative to an output's largest value.
+        labels: Detections whose label is another one than PyTorch's, all variants together; None where the model
+            detects nothing or the type is too short to keep close candidates in order.
         refused: What the exporter or ONNX Runtime refuses to do with the original.
         failures: What is wrong with the fused models.
     """
@@ -53,8 +60,18 @@ class Row:
     torch: float = 0.0
     original: float = 0.0
     errors: dict[tuple[str, bool], float] = dataclasses.field(default_factory=dict)
+    labels: int | None = None
     refused: str = ""
     failures: list[str] = dataclasses.field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        errors = [[target, library, error] for (target, library), error in self.errors.items()]
+        return dataclasses.asdict(self) | {"errors": errors}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Row:
+        errors = {(target, library): error for target, library, error in data["errors"]}
+        return cls(**{**data, "form": Form(**data["form"]), "errors": errors})
 
 
 def check(model: Model, form: Form, folder: pathlib.Path, *, truth: list[np.ndarray] | None = None) -> Row:
@@ -83,7 +100,8 @@ def check(model: Model, form: Form, folder: pathlib.Path, *, truth: list[np.ndar
         row.refused = f"original: {error}"  # it is fused and counted all the same
     if not np.isfinite(row.original):
         row.refused = f"original: outputs are not finite in {form.dtype}, or of another shape than PyTorch's"
-    row.torch = distance([value.numpy() for value in running.outputs()], truth)
+    in_torch = [value.numpy() for value in running.outputs()]
+    row.torch = distance(in_torch, truth)
     limit = min(2 * max(row.torch, row.original) + ROUNDINGS * float(np.finfo(form.dtype).eps), MOST[form.dtype])
     for target in TARGETS:
         try:
@@ -96,13 +114,20 @@ def check(model: Model, form: Form, folder: pathlib.Path, *, truth: list[np.ndar
             row.failures.append(f"{target}: {row.fused[target]} of {row.expected} GroupNorms fused")
         for library in () if row.refused else (False, True):
             try:
-                error = distance(run(fused, running, library=library), truth)
+                outputs = run(fused, running, library=library)
+                error = distance(outputs, truth)
             except GnOnnxError as problem:
                 row.failures.append(f"{target}, library {library}: {problem}")
                 continue
             row.errors[target, library] = error
             if not error <= limit:
                 row.failures.append(f"{target}, library {library}: differs by {error:.1e}, allowed {limit:.1e}")
+            decoder = detections.DECODERS.get(model.name) if form.dtype == "float32" else None
+            if decoder is not None:
+                found = detections.differences(decoder(*outputs), decoder(*in_torch))
+                row.labels = (row.labels or 0) + int(found["labels"])
+                if found["labels"] or not found["boxes"] <= BOXES or not found["scores"] <= MOST["float32"]:
+                    row.failures.append(f"{target}, library {library}: detections differ: {found}")
     return row
 
 

@@ -11,7 +11,6 @@ from models.weights import randomise
 INPUTS = ("pixel_values",)
 OUTPUTS = ("logits", "boxes")
 AXES = {"pixel_values": {0: "batch"}}
-DECODER = "deformable_detr"
 LIBRARIES = ("transformers",)
 
 

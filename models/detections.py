@@ -60,13 +60,22 @@ def decode(
 
 
 def fcos(class_logits: np.ndarray, distances: np.ndarray, centreness: np.ndarray) -> dict[str, np.ndarray]:
-    """Detections of all images of `models.fcos`, one after the other: boxes [n, 4], scores [n], labels [n]."""
+    """Detections of all images of `models.fcos`, one after the other, as named arrays."""
+    return dataclasses.asdict(_fcos(class_logits, distances, centreness))
+
+
+def deformable_detr(logits: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """The same of `models.deformable_detr`; boxes in parts of the image."""
+    return dataclasses.asdict(_deformable_detr(logits, boxes))
+
+
+def _fcos(class_logits: np.ndarray, distances: np.ndarray, centreness: np.ndarray) -> Detections:
     size = next(side for side in range(32, 4096, 32) if len(_positions(side)) == class_logits.shape[1])
     images = zip(class_logits, distances, centreness, strict=True)
     return _joined([decode(*image, size=size) for image in images])
 
 
-def deformable_detr(logits: np.ndarray, boxes: np.ndarray, *, keep: int = 20) -> dict[str, np.ndarray]:
+def _deformable_detr(logits: np.ndarray, boxes: np.ndarray, *, keep: int = 20) -> Detections:
     """The best of [images, queries, classes] and [images, queries, 4], as transformers' post-processing has them.
 
     Boxes are centre and size in parts of the image; they become left, top, right, bottom.
@@ -80,9 +89,13 @@ def deformable_detr(logits: np.ndarray, boxes: np.ndarray, *, keep: int = 20) ->
     return _joined(found)
 
 
-def _joined(found: list[Detections]) -> dict[str, np.ndarray]:
+def _joined(found: list[Detections]) -> Detections:
     fields = [field.name for field in dataclasses.fields(Detections)]
-    return {name: np.concatenate([getattr(one, name) for one in found]) for name in fields}
+    return Detections(**{name: np.concatenate([getattr(one, name) for one in found]) for name in fields})
+
+
+DECODERS = {"fcos": _fcos, "deformable_detr": _deformable_detr}
+"""Model -> from its outputs to all detections of the batch."""
 
 
 def _positions(size: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from models.weights import randomise
 INPUTS = ("image",)
 OUTPUTS = ("scores", "boxes", "centreness")
 AXES = {"image": {0: "batch"}}
-DECODER = "fcos"
 LIBRARIES = ()
 
 GROUPS = 32

@@ -32,6 +32,7 @@ MODULES = {
     "resnet50_gn": "models.resnet50_gn",
     "unet2d": "models.unet2d",
     "vae_decoder": "models.vae_decoder",
+    "decoys": "models.decoys",
 }
 """Name -> module."""
 

@@ -87,9 +87,27 @@ def test_a_model_is_timed_in_all_variants(tmp_path: pathlib.Path, capsys: pytest
     assert result["sites"] == 2
     assert {bench_models.ORIGINAL, bench_models.FUSED} <= set(result["timings"])
     assert 0 < result["group_norm_share"][bench_models.ORIGINAL] < 1
+    # Two thirds of this model's nodes are a GroupNorm's: what they were expanded to is found again.
+    for label in (bench_models.FUSED, bench_models.NATIVE):
+        assert result["group_norm_share"][label] > 0.1, label
     if ort_runner.find_library() is not None:
         assert bench_models.FUSED_LIBRARY in result["timings"]
     assert "original" in captured.err
+
+
+def test_a_bar_shows_every_round(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "detector[red].onnx"
+    path.write_bytes(detector().SerializeToString())
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert cli.main(["bench", str(path), "--runs", "7", "--shape", "image=1,3,16,16"]) == 0
+    shown = capsys.readouterr().err
+    assert "0/7" in shown  # counted in rounds, not in models
+    assert "detector[red]" in shown
 
 
 def test_a_variant_that_differs_gets_no_speed_up(

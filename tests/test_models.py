@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from models import checks, counting, detections, registry  # noqa: E402 - they need what is imported above
+from models import checks, counting, detections, matrix, registry, table  # noqa: E402 - they need what is imported above
 from models.exporting import Form, RefusedError  # noqa: E402
 
 pytestmark = [pytest.mark.ort, pytest.mark.torch]
@@ -79,6 +81,40 @@ def test_every_group_norm_of_the_head_shows_in_its_outputs(head: registry.Model)
 @pytest.mark.slow
 def test_group_norms_of_the_detector_show_in_its_outputs(detector: registry.Model) -> None:
     assert min(visible(detector, range(0, 101, 25))) > 10 * LIMIT
+
+
+@pytest.mark.models
+def test_every_group_norm_of_the_detector_shows_in_its_outputs(detector: registry.Model) -> None:
+    assert min(visible(detector, range(101))) > LIMIT
+
+
+@pytest.mark.parametrize("form", [Form("torchscript", 17), Form("dynamo", 20, dynamic=True)], ids=str)
+def test_other_normalisations_are_not_fused(form: Form, tmp_path: pathlib.Path) -> None:
+    row = checks.check(registry.build("decoys"), form, tmp_path)
+    assert not row.failures
+    assert row.fused == {"plugin": 2, "onnx": 2}
+
+
+def test_what_was_seen_is_kept_and_becomes_a_table(head: registry.Model, tmp_path: pathlib.Path) -> None:
+    good = checks.Row("head", Form(), 16, {"plugin": 16, "onnx": 16}, errors={("plugin", True): 1e-6}, labels=0)
+    bad = dataclasses.replace(good, form=Form(dtype="float16"), failures=["plugin: 15 of 16 GroupNorms fused"])
+    refused = checks.Row("head", Form("dynamo", 18), 16, refused="exporter: no | such")
+    for row in (good, bad, refused):
+        assert checks.Row.from_json(json.loads(json.dumps(row.to_json()))) == row
+    shown = table.text([good, bad, refused], {"processor": "P", "threads": 2, "torch": "2"})
+    assert "| head | 16 | 1.0e-06 / FAILED | refused | 64 of 64 |" in shown
+    assert "- head, dynamo 18 static float32: exporter: no | such" in shown
+    readme = f"a {table.BEGIN}\nwords\n<!-- table -->\nold\n{table.END} b"
+    assert table.with_table(readme, "new") == f"a {table.BEGIN}\nwords\n<!-- table -->\nnew\n{table.END} b"
+    assert table.BEGIN in table.README.read_text() and "<!-- table -->" in table.README.read_text()
+
+
+def test_an_unfinished_matrix_goes_on(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, seen = registry.build("decoys"), tmp_path / "decoys.json"
+    for _ in range(2):
+        matrix.run(model, (Form(),), seen)
+    assert capsys.readouterr().out.count("decoys, torchscript 17 static float32: ok") == 1
+    assert [row.fused for row in matrix.read(seen)] == [{"plugin": 2, "onnx": 2}]
 
 
 def visible(model: registry.Model, indices: range) -> list[float]:

@@ -69,8 +69,9 @@ def _kernels(arguments: argparse.Namespace, console: Console, providers: tuple[s
     if not cases:
         raise GnOnnxError(f"no case has {arguments.only!r} in its label")
     results = []
-    for case in _progress(cases, console, lambda case: case.label):
+    for case, done in _progress(cases, console, lambda case: case.label):
         result = bench_kernels.run_case(case, providers=providers, runs=arguments.runs)
+        done()
         results.append(result)
         shape = "x".join(map(str, case.shape))
         console.say(f"  {console.paint(case.label, 'strong')}  {shape}, {case.num_groups} groups, {case.activation}")
@@ -89,13 +90,14 @@ def _models(arguments: argparse.Namespace, console: Console, providers: tuple[st
     from gn_onnx.checking.inputs import parse_shapes
 
     results = []
-    for path in _progress(arguments.models, console, str):
+    for path, done in _progress(arguments.models, console, str, rounds=arguments.runs):
         result = bench_models.run_model(
             path,
             providers=providers,
             shapes=parse_shapes(arguments.shape),
             runs=arguments.runs,
             seconds=arguments.seconds,
+            progress=done,
         )
         results.append(result)
         copy = f", parallel copy {result.copy_gb_per_s:.1f} GB/s" if result.sites else ""
@@ -117,23 +119,26 @@ def _refusals(refused: dict[str, str], console: Console) -> None:
         console.say(f"    {label:24}{console.paint('no speed-up given', 'warn')}: {reason}")
 
 
-def _progress(items: list[T], console: Console, label: Callable[[T], str]) -> Iterator[T]:
-    """The items, with a bar on a terminal where rich is installed."""
-    if not console.colour:
-        yield from items
-        return
+def _progress(
+    items: list[T], console: Console, label: Callable[[T], str], *, rounds: int = 1
+) -> Iterator[tuple[T, Callable[[], None]]]:
+    """The items, each with what to call after one of its rounds, and a bar on a terminal where rich is installed."""
     try:
+        if not console.colour:
+            raise ImportError
         from rich.console import Console as RichConsole
-        from rich.progress import Progress
+        from rich.markup import escape
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
-        yield from items
+        yield from ((item, lambda: None) for item in items)
         return
-    with Progress(console=RichConsole(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=len(items))
-        for item in items:
-            bar.update(task, description=label(item))
-            yield item
-            bar.advance(task)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=len(items) * rounds)
+        for index, item in enumerate(items):
+            bar.update(task, description=escape(label(item)), completed=index * rounds)
+            yield item, lambda: bar.advance(task)
+        bar.update(task, completed=len(items) * rounds)
 
 
 def _plot(arguments: argparse.Namespace, results: list[Any]) -> None:
