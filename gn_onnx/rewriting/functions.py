@@ -113,9 +113,10 @@ def function_body(
     x, scale, bias = "X", "scale", "bias"
     double = ir.DataType.DOUBLE in dtypes
     widened = len(dtypes) > 1 or ir.DataType.BFLOAT16 in dtypes
+    computed = next(iter(dtypes)).value
     if widened:
-        wide = onnx.TensorProto.DOUBLE if double else onnx.TensorProto.FLOAT
-        x, scale, bias = (body.add("Cast", name, to=wide) for name in (x, scale, bias))
+        computed = onnx.TensorProto.DOUBLE if double else onnx.TensorProto.FLOAT
+        x, scale, bias = (body.add("Cast", name, to=computed) for name in (x, scale, bias))
     if channels_last:
         rows = body.add("Reshape", x, body.add("Concat", body.ints(0, -1), body.add("Shape", "scale"), axis=0))
         x = body.add("Transpose", rows, perm=[0, 2, 1])
@@ -136,7 +137,7 @@ def function_body(
     y = body.add("Add", y, body.add("Reshape", bias, column))
     if channels_last:
         y = body.add("Transpose", y, perm=[0, 2, 1])
-    y = _activated(body, activation, y)
+    y = _activated(body, activation, y, computed)
     if widened:
         y = body.add("CastLike", y, "X") if len(dtypes) > 1 else body.add("Cast", y, to=onnx.TensorProto.BFLOAT16)
     # Last, since ONNX Runtime's CPU provider computes float16 in float32 and would not round the result of an Add.
@@ -158,7 +159,8 @@ def _by_means(body: _Body, grouped: str) -> str:
     return body.add("Div", centred, body.add("Sqrt", body.add("Add", variance, epsilon)))
 
 
-def _activated(body: _Body, activation: str, y: str) -> str:
+def _activated(body: _Body, activation: str, y: str, computed: int) -> str:
+    """`computed`: element type of y."""
     if activation == "relu":
         return body.add("Relu", y)
     if activation == "silu":
@@ -168,6 +170,14 @@ def _activated(body: _Body, activation: str, y: str) -> str:
             return body.add("HardSwish", y)
         return body.add("Mul", y, body.add("HardSigmoid", y, alpha=1.0 / 6.0, beta=0.5))
     if activation == "leaky_relu":
-        return body.add("LeakyRelu", y, refs={"alpha": "alpha"})
+        if body.opset < _ATTRIBUTE_CONSTANT:
+            return body.add("LeakyRelu", y, refs={"alpha": "alpha"})
+        # PRelu: onnx.reference gives the call's attributes to any operator of a body except LeakyRelu and its like.
+        slope = body.add("Constant", refs={"value_float": "alpha"})
+        if body.opset >= _CAST_LIKE:
+            slope = body.add("CastLike", slope, y)
+        elif computed != onnx.TensorProto.FLOAT:
+            slope = body.add("Cast", slope, to=computed)
+        return body.add("PRelu", y, slope)
     assert activation in ACTIVATIONS
     return y

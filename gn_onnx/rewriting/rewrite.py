@@ -222,10 +222,16 @@ def declare(model: ir.Model, opset: int) -> None:
                     dtype = view.dtype(node.outputs[0]) or ir.DataType.FLOAT
                 types.setdefault(node.op_type, set()).add(dtype)
     prefix = unused_prefix(model)
+    bodies = {}
     for op, kinds in types.items():
         activation, last = _PLUGIN_OPS[op]
         body = function_body(activation, channels_last=last, dtypes=frozenset(kinds), opset=opset, prefix=prefix)
-        model.functions[body.identifier()] = body
+        bodies[body.identifier()] = body
+    # Before the model's own functions, which may call them: onnx.reference reads a function after those that it calls.
+    own = {identifier: function for identifier, function in model.functions.items() if identifier not in bodies}
+    model.functions.clear()
+    model.functions.update(bodies)
+    model.functions.update(own)
 
 
 def _called_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
