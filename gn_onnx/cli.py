@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from gn_onnx import __version__
-from gn_onnx.commands import bench, explain, fuse, info, parity, report, unfuse
+from gn_onnx.commands import bench, explain, fuse, info, parity, report, triton, unfuse
 from gn_onnx.console import Console
 from gn_onnx.errors import GnOnnxError, ParityError
 
-COMMANDS = (fuse, explain, unfuse, parity, bench, info, report)
+COMMANDS = (fuse, explain, unfuse, parity, bench, info, report, triton)
 """In the order in which --help lists them; each module has `add_parser(subparsers)` and `run(arguments, console)`."""
 
 

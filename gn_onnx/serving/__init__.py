@@ -1,0 +1,1 @@
+"""Fused models for inference servers. Knows files and protobuf, no server."""
