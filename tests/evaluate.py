@@ -459,6 +459,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda call, x: np.where(x < 0, call.get("alpha", 0.01) * x, x),
+    "PRelu": lambda call, x, slope: np.where(x < 0, slope * x, x),
     "Less": _plain(np.less),
     "Log": _plain(np.log),
     "Loop": _loop,
