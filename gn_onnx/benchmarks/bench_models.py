@@ -118,7 +118,7 @@ def run_model(
             refused[label] = f"output {far[0].name!r} differs by {far[0].relative:.1e}"
     timings = bench.interleave(
         {label: _runner(session, feeds) for label, session in sessions.items()},
-        runs=runs, seconds=seconds, progress=progress,
+        runs=runs, seconds=seconds, warm_up=1, pause=0.05, progress=progress,
     )  # fmt: skip
     names = {name for site in plugin.fused for name in site.node_names}
     names |= {node.name for _, (proto, _) in plans.items() for node in proto.graph.node if is_group_norm(node)}
