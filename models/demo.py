@@ -115,7 +115,7 @@ def print_latency(model: registry.Model, sessions: dict[str, onnxruntime.Inferen
     feeds = model.feeds
     timings = bench.interleave(
         {label: lambda running=running: running.run(None, feeds) for label, running in sessions.items()},
-        runs=RUNS, seconds=60.0,
+        runs=RUNS, seconds=60.0, warm_up=1, pause=0.05,
     )  # fmt: skip
     facts = bench.machine()
     runs = len(timings["original"].microseconds)
