@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper
 
+import gn_onnx
 from gn_onnx import cli
 
 LONG = settings(
@@ -193,3 +194,15 @@ def test_changed_models_verified(data: st.DataObject) -> None:
     for change in data.draw(st.lists(st.sampled_from(CHANGES[:6]), min_size=1, max_size=2)):
         change(model, data)
     attempt(model.SerializeToString())
+
+
+@pytest.mark.parametrize("element", [*TensorProto.DataType.values(), 99])
+def test_found_an_input_of_any_element_type(element: int) -> None:
+    """Only floating types can be normalised; text came as far as a constant of its type."""
+    model = onnx.ModelProto()
+    model.CopyFrom(SEEDS[0])
+    model.graph.input[0].type.tensor_type.elem_type = element
+    floating = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.UNDEFINED}
+    attempt(model.SerializeToString(), ".onnx", "--no-verify")
+    if element in TensorProto.DataType.values():
+        assert bool(gn_onnx.fuse(model).fused) <= (element in floating)

@@ -21,6 +21,7 @@ from gn_onnx.recognition.transfer import apply
 _MAX_NODES = 400
 """Nodes followed from one candidate: several times the longest spelling known."""
 _MAX_RESTARTS = 16
+_FLOATING = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
 def walk_from(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> Walk:
@@ -29,6 +30,9 @@ def walk_from(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> Wal
     Raises:
         NotExpressible: When nothing can be said of x.
     """
+    dtype = view.dtype(root)
+    if dtype is not None and dtype not in _FLOATING:
+        raise NotExpressible(f"the input has the element type {dtype.name.lower()}")
     cuts: dict[int, list[Size]] = {}
     bindings: dict[str, Size] = {}
     for _ in range(_MAX_RESTARTS):
