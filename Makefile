@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-versions | test-models | bench | gpu-models | lint | format | clean. Each sets up .venv
+# make demo | test | test-slow | test-versions | test-models | bench | picture | gpu-models | lint | format | clean. Each sets up .venv
 # by itself; a second call starts at once.
 #
 # GN_ONNX_CUDA=OFF (the default here) builds the CPU kernels only. AUTO or ON also fetch nvcc from PyPI, 105 MB, and
@@ -17,7 +17,7 @@ CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(NATIVE_SOURCES))
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed-$(GN_ONNX_CUDA)
 
-.PHONY: demo test test-slow test-versions lint format test-models bench gpu-models clean
+.PHONY: demo test test-slow test-versions lint format test-models bench picture gpu-models clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -57,6 +57,10 @@ test-models: $(INSTALLED) $(VENV)/.model-libraries
 	$(PY) -m models.matrix
 	$(PY) -m models.table
 	$(PY) -m pytest -m models tests/test_models.py
+
+# The README's picture and table of times, measured on this machine: docs/benchmark.json, docs/picture.svg.
+picture: $(INSTALLED) $(VENV)/.model-libraries
+	$(PY) -m models.picture --measure
 
 # The networks that bench_cuda times end to end, for a machine with a GPU: build/gpu-models, about 6 MB.
 gpu-models: $(INSTALLED) $(VENV)/.model-libraries

@@ -1,13 +1,14 @@
-"""The README's table of models, made from what `make test-models` saw: `python -m models.table [FOLDER]`."""
+"""The README's table of models, made from what `make test-models` saw: `python -m models.table [FILE]`."""
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 import sys
 from collections.abc import Sequence
 
+from gn_onnx.benchmarks import bench
+from models import matrix, registry
 from models.checks import Row
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -64,11 +65,11 @@ def with_table(readme: str, table: str) -> str:
     return re.sub(f"({BEGIN}.*?<!-- table -->\n).*?({END})", lambda m: f"{m[1]}{table}\n{m[2]}", readme, flags=re.DOTALL)
 
 
-def main(folder: pathlib.Path) -> None:
-    seen = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    rows = [Row.from_json(row) for model in seen for row in model["rows"]]
-    README.write_text(with_table(README.read_text(), text(rows, seen[0]["machine"])))
+def main(file: pathlib.Path) -> None:
+    order = [(name, form) for name in registry.MODULES for form in matrix.FORMS]
+    rows = sorted(matrix.read(file), key=lambda row: order.index((row.model, row.form)))
+    README.write_text(with_table(README.read_text(), text(rows, bench.machine())))
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "out/models"))
+    main(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "out/models.jsonl"))

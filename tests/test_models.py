@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from models import checks, counting, detections, matrix, registry, table  # noqa: E402 - they need what is imported above
+from models import checks, counting, detections, matrix, picture, registry, table  # noqa: E402 - they need what is imported above
 from models.exporting import Form, RefusedError  # noqa: E402
 
 pytestmark = [pytest.mark.ort, pytest.mark.torch]
@@ -110,11 +110,14 @@ def test_what_was_seen_is_kept_and_becomes_a_table(head: registry.Model, tmp_pat
 
 
 def test_an_unfinished_matrix_goes_on(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, seen = registry.build("decoys"), tmp_path / "decoys.json"
-    for _ in range(2):
-        matrix.run(model, (Form(),), seen)
-    assert capsys.readouterr().out.count("decoys, torchscript 17 static float32: ok") == 1
-    assert [row.fused for row in matrix.read(seen)] == [{"plugin": 2, "onnx": 2}]
+    seen = tmp_path / "models.jsonl"
+    matrix.run("decoys", (Form(),), seen)
+    assert "decoys, torchscript 17 static float32: ok" in capsys.readouterr().out
+    kept = [dataclasses.replace(row, form=form) for row in matrix.read(seen) for form in matrix.QUICK]
+    seen.write_text("".join(json.dumps(row.to_json()) + "\n" for row in kept))
+    assert matrix.main(["decoys", "--quick", "--resume", "--output", str(tmp_path)]) == 0
+    assert "3 combinations, 0 refused, 0 failed" in capsys.readouterr().out
+    assert matrix.read(seen) == kept
 
 
 def visible(model: registry.Model, indices: range) -> list[float]:
@@ -181,3 +184,14 @@ def test_models_of_libraries(name: str, tmp_path: pathlib.Path) -> None:
     assert not row.refused
     assert not row.failures
     assert min(visible(model, range(row.expected))) > LIMIT
+
+
+def test_the_readme_has_the_picture_and_the_table_of_what_was_measured() -> None:
+    measured = json.loads(picture.DATA.read_text())
+    readme = picture.README.read_text()
+    assert picture.with_table(readme, picture.table(measured)) == readme
+    assert "(docs/picture.svg)" in readme
+    drawn = picture.PICTURE.read_text()
+    for result in measured["results"]:
+        for label in picture.SHOWN:
+            assert f"{result['group_norm_ms'][label]:.3g} ms" in drawn
