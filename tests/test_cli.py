@@ -140,7 +140,17 @@ def test_parity(model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.Capt
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["gn_onnx"] == gn_onnx.__version__
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["gn_onnx"] == facts["version"] == gn_onnx.__version__
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_info_says_when_cuda_kernels_are_missing(
+    cuda: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gn_onnx, "build_info", lambda: {"cuda": cuda})
+    assert cli.main(["info"]) == 0
+    assert ("was built without CUDA kernels" in capsys.readouterr().err) == (not cuda)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         console.say(f"  {key:20} {shown if shown not in (None, '') else 'none'}")
+    if facts.get("cuda") is False:
+        console.say(
+            "  note: the library was built without CUDA kernels, and in a session with the CUDA provider GroupNorms run"
+        )
+        console.say("  on the CPU; pip install again with GN_ONNX_CUDA=ON, which brings nvcc along (105 MB)")
     return 0
 
 
