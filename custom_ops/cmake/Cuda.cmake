@@ -30,6 +30,6 @@ if(gn_cuda)
   set_target_properties(gn_cuda_kernels PROPERTIES
     CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
   target_compile_options(gn_cuda_kernels PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xfatbin=-compress-all -Xcompiler=-Wall>)
+    $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xfatbin=-compress-all --compress-mode=size -Xcompiler=-Wall>)
 endif()
 message(STATUS "gn_onnx: CUDA ${gn_cuda} ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION} ${CMAKE_CUDA_ARCHITECTURES}")
