@@ -22,7 +22,7 @@ import onnx
 from helpers import sample
 
 FOLDER = pathlib.Path(__file__).parent / "forms"
-SIZES = {"N": 2, "H": 3, "W": 4, "D": 2, "L": 5, "I": 1}
+SIZES = {"N": 2, "H": 3, "W": 4, "D": 2, "L": 6, "I": 1, "A": 3, "B": 2}
 """What symbolic sizes are at run time."""
 
 

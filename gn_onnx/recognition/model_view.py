@@ -148,9 +148,14 @@ class ModelView:
                 self._inferred_bodies[function] = {}  # a function that calls itself
                 self._inferred_bodies[function] = infer_function(self.model, function, self._arguments(function))
             return self._inferred_bodies[function].get(value.name or "")
+        return self.inferred.get(value.name or "")
+
+    @property
+    def inferred(self) -> dict[str, Inferred]:
+        """What shape inference finds, by value name (functions apart)."""
         if self._inferred is None:
-            self._inferred = infer(self.model)
-        return self._inferred.get(value.name or "")
+            self._inferred = infer(self.model, self.folded)
+        return self._inferred
 
     def _function_of(self, value: ir.Value) -> ir.Function | None:
         """The function that a value is local to; values of graphs inside it are not looked up."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import shape_inference
@@ -13,6 +14,12 @@ from gn_onnx.recognition.sizes import Size
 
 _MAX_CARRIED_ELEMENTS = 64
 """Initializers up to this size travel along with their values: shapes, axes and repeats are among them."""
+
+_READS_CONSTANTS = {"Slice", "Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "ReduceMean", "ReduceSum"}
+"""Operators whose results have a shape that follows from the values of their later inputs."""
+
+Folded = Callable[[ir.Value], np.ndarray | None]
+"""The array that a value always is, None where it is not constant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +64,14 @@ def _dims(known: Inferred) -> list[int | str] | None:
     return [size.static if size.static is not None else str(size) for size in known.sizes]
 
 
-def infer(model: ir.Model) -> dict[str, Inferred]:
+def infer(model: ir.Model, folded: Folded) -> dict[str, Inferred]:
     """By value name, for every value of the main graph and its subgraphs that inference reaches.
+
+    `folded` computes what inference does not: TorchScript takes the rank of unflatten's result from a Mod.
 
     A model that inference refuses gives an empty table: its shapes are then simply not known.
     """
-    proto = _skeleton(model)
+    proto = _skeleton(model, folded)
     shapes = _inferred(proto)
     opset = next((o for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if opset is not None and opset.version < _FOLLOWS_SHAPES:
@@ -157,14 +166,14 @@ def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [copy]
 
 
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
+def _skeleton(model: ir.Model, folded: Folded) -> onnx.ModelProto:
     # A newer IR version: in those before 4, inference overlooks an initializer that is not listed as an input too.
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
     for domain, version in model.graph.opset_imports.items():
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
     proto.graph.name = model.graph.name or "graph"
     for node in model.graph:
-        proto.graph.node.extend(_stand_in(ir.serde.serialize_node(node)))
+        proto.graph.node.extend(_stand_in(_with_constants(node, folded, proto.graph)))
     proto.graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in model.graph.outputs)
     proto.graph.value_info.extend(_annotations(model.graph))
@@ -183,6 +192,22 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
             proto.graph.input.append(info)
     _without_identities(proto.graph)
     proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())
+    return proto
+
+
+def _with_constants(node: ir.Node, folded: Folded, graph: onnx.GraphProto) -> onnx.NodeProto:
+    """The node, with initializers of `graph` in the place of what is computed from constants."""
+    proto = ir.serde.serialize_node(node)
+    if node.op_type not in _READS_CONSTANTS:
+        return proto
+    for i, value in enumerate(node.inputs[1:], start=1):
+        producer = value.producer() if value is not None else None
+        if value is None or producer is None or producer.op_type == "Constant":
+            continue
+        array = folded(value)
+        if array is not None and array.dtype == np.int64 and array.size <= _MAX_CARRIED_ELEMENTS:
+            proto.input[i] = f"{value.name}/folded/{len(graph.initializer)}"
+            graph.initializer.append(onnx.numpy_helper.from_array(array, proto.input[i]))
     return proto
 
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.files import model_io
 from gn_onnx.recognition import shape_inference
+from gn_onnx.recognition.model_view import ModelView
 
 KINDS = ("auto", "gpu", "cpu")
 
@@ -108,7 +109,7 @@ def make(proto: onnx.ModelProto, settings: Settings) -> Config:
 
 def tensors(proto: onnx.ModelProto) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs and outputs with what the file says of them and what shape inference finds."""
-    inferred = shape_inference.infer(model_io.to_ir(proto))
+    inferred = ModelView(model_io.to_ir(proto)).inferred
     constants = {tensor.name for tensor in proto.graph.initializer}
     # Before IR version 4 every initializer is listed as an input; since then a listed one is a default value.
     listed = [value for value in proto.graph.input if proto.ir_version >= 4 or value.name not in constants]
