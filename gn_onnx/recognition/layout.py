@@ -110,7 +110,9 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
                 need = quotient
                 continue
             rest = atom.size / need
-            if not rest.is_whole or ((rest.is_fraction or need.is_fraction) and not divides):
+            # (A batch of 1 divides nothing, and still runs where a spatial axis has the factor, broadcast afterwards.)
+            fractional = rest.is_fraction or need.is_fraction
+            if not rest.is_whole or (fractional and (not divides or atom.axis == 0)):
                 raise LayoutError(f"the reshape to {_show(target)} cuts a dimension of size {atom.size} at {need}")
             outer, inner = _cut(atom, need, renaming)
             current.append(outer)
