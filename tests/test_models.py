@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import pathlib
+import tomllib
 
 import numpy as np
 import pytest
@@ -171,6 +173,16 @@ def test_the_registry_is_complete() -> None:
 )
 def test_distance_of_nonsense_is_infinite(mine: np.ndarray, theirs: np.ndarray) -> None:
     assert checks.distance([np.asarray(mine)], [np.asarray(theirs)]) == np.inf
+
+
+def test_the_extra_names_every_library_in_the_version_that_the_matrix_runs_with() -> None:
+    folder = pathlib.Path(registry.__file__).parent
+    with (folder.parent / "pyproject.toml").open("rb") as file:
+        extra = tomllib.load(file)["project"]["optional-dependencies"]["models"]
+    assert {pin.partition("==")[0] for pin in extra} == {
+        library for home in registry.MODULES.values() for library in importlib.import_module(home).LIBRARIES
+    }
+    assert set(extra) <= set((folder / "requirements.txt").read_text().splitlines())
 
 
 @pytest.mark.models
