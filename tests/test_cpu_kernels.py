@@ -76,10 +76,16 @@ BROKEN = {
         "static_cast<void>(mean);",
     ),
     "a bad shift is kept in columns": ("column_sums.h", "if (take(count, result)) return;", "take(count, result); return;"),
-    "the batch decides in which order chunks are added": (
+    "the batch decides where a chunk is cut": (
         "channels_first.h",
-        "combine(total, moments_of_chunk(group, c))",
-        "combine(total, moments_of_chunk(group, plan_.groups > 3 ? plan_.chunks - 1 - c : c))",
+        "return contiguous_moments(x_ + group * plan_.size + chunk_begin(chunk), chunk_end(chunk) - chunk_begin(chunk));",
+        """
+        const T* x = x_ + group * plan_.size + chunk_begin(chunk);
+        const std::int64_t count = chunk_end(chunk) - chunk_begin(chunk);
+        const std::int64_t first = plan_.groups > 3 ? count / 3 : 0;
+        const Moments rest = contiguous_moments(x + first, count - first);
+        return first == 0 ? rest : combine(contiguous_moments(x, first), rest);
+        """,
     ),
     "a row's end is read after it was written": (
         "rows.h",

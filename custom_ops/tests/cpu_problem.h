@@ -88,7 +88,7 @@ struct Problem {
   // Where the kernels look for a first guess at the mean, when the sample is one group of one chunk.
   bool sampled(std::int64_t c, std::int64_t s) const {
     if (sizes.layout == Layout::kChannelsLast) {
-      const std::int64_t rows = 2 + 16 * sizes.num_groups / sizes.channels;
+      const std::int64_t rows = 4 + 16 * sizes.num_groups / sizes.channels;
       for (std::int64_t i = 0; i < rows; ++i) {
         if (s == i * sizes.spatial / rows) return true;
       }

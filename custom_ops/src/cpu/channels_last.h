@@ -6,6 +6,8 @@
 // the two looks at it.
 #pragma once
 
+#include <numeric>
+
 #include "cpu/column_sums.h"
 #include "cpu/kernels.h"
 #include "cpu/moments.h"
@@ -21,7 +23,7 @@ struct ChannelsLastPlan {
     constexpr std::int64_t kWindow = std::int64_t{1} << 21;  // elements
     rows = std::min(problem.spatial, std::max(min_rows, 2 * kChunkElements / problem.channels));
     chunks = (problem.spatial + rows - 1) / rows;
-    slab = std::clamp<std::int64_t>(kChunkElements / (rows * depth), 1, std::min(problem.num_groups, kSlabGroups));
+    slab = std::clamp<std::int64_t>(2 * kChunkElements / (rows * depth), 1, std::min(problem.num_groups, kSlabGroups));
     slabs = (problem.num_groups + slab - 1) / slab;
     window = std::clamp<std::int64_t>(kWindow / (problem.spatial * problem.channels), 1, problem.batch);
     workspace_bytes = static_cast<std::size_t>(window * problem.num_groups) *
@@ -75,20 +77,26 @@ class ChannelsLast {
       for (std::int64_t c = 0; c < chunks; ++c) total = combine(total, moments[group * chunks + c]);
       normalisers[group] = normaliser<W>(total, problem_.epsilon);
     });
-    const std::int64_t rows = output_rows(samples);
-    const std::int64_t tasks = (problem_.spatial + rows - 1) / rows;
-    for_each(parallel, samples * tasks, rows * problem_.channels, [&](std::int64_t i) {
+    // Every task begins with the parameters of its channels: blocks of them, unless rows are to be streamed whole.
+    const std::int64_t width = writer.streams ? problem_.channels : std::min(kParameterChannels, problem_.channels);
+    const std::int64_t blocks = (problem_.channels + width - 1) / width;
+    const std::int64_t rows = output_rows(samples, width);
+    const std::int64_t tasks = (problem_.spatial + rows - 1) / rows * blocks;
+    for_each(parallel, samples * tasks, rows * width, [&](std::int64_t i) {
       const std::int64_t sample = samples - 1 - i / tasks;  // the cache still holds the end of what was read
-      const std::int64_t begin = (tasks - 1 - i % tasks) * rows;
-      write(writer, first + sample, begin, std::min(problem_.spatial, begin + rows), normalisers + sample * groups);
+      const std::int64_t task = tasks - 1 - i % tasks;
+      const std::int64_t begin = task / blocks * rows;
+      const std::int64_t channel = task % blocks * width;
+      write(writer, first + sample, begin, std::min(problem_.spatial, begin + rows), channel,
+            std::min(problem_.channels, channel + width), normalisers + sample * groups);
     });
   }
 
-  // Rows that one task writes: many, since each begins with the parameters of all channels, but some for every thread.
-  std::int64_t output_rows(std::int64_t samples) const {
+  // Rows of `width` channels that one task writes: many, but some for every thread.
+  std::int64_t output_rows(std::int64_t samples, std::int64_t width) const {
     constexpr std::int64_t kMaxElements = 131072;
     const std::int64_t share = samples * problem_.spatial * problem_.channels / (4 * hardware_threads());
-    return std::max<std::int64_t>(1, std::clamp(share, kTaskElements, kMaxElements) / problem_.channels);
+    return std::max<std::int64_t>(1, std::clamp(share, kTaskElements, kMaxElements) / width);
   }
 
   // Moments of the groups of one slab over the rows of one chunk; `moments` is [G, chunks] from this chunk on.
@@ -104,23 +112,40 @@ class ChannelsLast {
     for (std::int64_t g = 0; g < groups; ++g) moments[(group + g) * plan_.chunks] = result[g];
   }
 
-  // Rows [begin, end) of a sample.
+  // Channels [channel, channel_end) of rows [begin, end) of a sample.
   void write(const RowWriter<T>& writer, std::int64_t sample, std::int64_t begin, std::int64_t end,
-             const Normaliser* normalisers) const {
+             std::int64_t channel, std::int64_t channel_end, const Normaliser* normalisers) const {
     ChannelParameters<W> parameters;
     const std::int64_t channels = problem_.channels;
     const std::int64_t row = (sample * problem_.spatial + begin) * channels;
-    for (std::int64_t first = 0; first < channels; first += kParameterChannels) {
-      const std::int64_t width = std::min(kParameterChannels, channels - first);
+    for (std::int64_t first = channel; first < channel_end; first += kParameterChannels) {
+      const std::int64_t width = std::min(kParameterChannels, channel_end - first);
       for (std::int64_t c = first; c < first + width;) {
         const std::int64_t group = c / plan_.depth;
         const std::int64_t count = std::min((group + 1) * plan_.depth, first + width) - c;
         parameters.set(c - first, count, normalisers[group], scale_ + c, bias_ + c);
         c += count;
       }
-      writer.channels(x_ + row + first, y_ + row + first, end - begin, channels, width, parameters, writer.alpha);
+      const T* x = x_ + row + first;
+      T* y = y_ + row + first;
+      std::int64_t rows = end - begin;
+      if (const std::int64_t fold = rows_that_fill_vectors(); fold > 1) {
+        parameters.repeat(channels, fold);
+        const std::int64_t folded = rows / fold;
+        writer.channels(x, y, folded, fold * channels, fold * channels, parameters, writer.alpha);
+        x += folded * fold * channels;
+        y += folded * fold * channels;
+        rows -= folded * fold;
+      }
+      writer.channels(x, y, rows, channels, width, parameters, writer.alpha);
     }
     if (writer.streams) end_of_stream();
+  }
+
+  // So many rows of few channels are as one row of many, which leaves no vector half full. 1: there is no such number.
+  std::int64_t rows_that_fill_vectors() const {
+    const std::int64_t fold = kWidth<W> / std::gcd<std::int64_t>(kWidth<W>, problem_.channels);
+    return fold * problem_.channels <= kParameterChannels ? fold : 1;
   }
 
   const GroupNormProblem& problem_;

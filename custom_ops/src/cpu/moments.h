@@ -74,13 +74,12 @@ template <>
 class LaneSums<float> {
  public:
   void add(Vector<float> v) {
-    typedef float Part __attribute__((vector_size(kVectorBytes / 2)));
-    Part parts[2];
+    HalfVector parts[2];
     std::memcpy(parts, &v, sizeof(v));
-    sums_[0] += __builtin_convertvector(parts[0], Vector<double>);
-    sums_[1] += __builtin_convertvector(parts[1], Vector<double>);
+    sums_[0] += to_double(parts[0]);
+    sums_[1] += to_double(parts[1]);
   }
-  double lane(int i) const { return sums_[i / kWidth<double>][i % kWidth<double>]; }
+  void store(double* lanes) const { std::memcpy(lanes, sums_, sizeof(sums_)); }
   double total() const { return sum_of_lanes<double>(sums_[0] + sums_[1]); }
 
  private:
@@ -96,7 +95,10 @@ class LaneSums<double> {
     rests_ += (values_ - (sum - part)) + (v - part);
     values_ = sum;
   }
-  double lane(int i) const { return values_[i] + rests_[i]; }
+  void store(double* lanes) const {
+    const Vector<double> sums = values_ + rests_;
+    std::memcpy(lanes, &sums, sizeof(sums));
+  }
   double total() const {
     LongSum<double> sum;
     for (int i = 0; i < kWidth<double>; ++i) {

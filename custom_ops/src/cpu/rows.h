@@ -39,6 +39,13 @@ struct ChannelParameters {
     }
   }
 
+  // The first `count` channels, `times` times one after the other.
+  void repeat(std::int64_t count, std::int64_t times) {
+    for (W* values : {mean, a, b}) {
+      for (std::int64_t i = count; i < count * times; ++i) values[i] = values[i - count];
+    }
+  }
+
  private:
   static W rounded_product(W scale, const LongNumber& rstd) {
     if constexpr (std::is_same_v<W, double>) {

@@ -45,6 +45,7 @@ template <typename W>
 using Vector = typename VectorOf<W>::Type;
 template <typename W>
 using BitsVector = typename VectorOf<W>::BitsType;
+typedef float HalfVector __attribute__((vector_size(kVectorBytes / 2)));
 typedef std::uint16_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
 typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
 
@@ -78,6 +79,14 @@ GN_INLINE Narrow to_narrow(Words words) {
 #endif
 }
 #endif
+
+GN_INLINE Vector<double> to_double(HalfVector v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xFF, v);  // GCC converts in two halves
+#else
+  return __builtin_convertvector(v, Vector<double>);
+#endif
+}
 
 // The sum of all lanes, pairwise.
 template <typename W, typename V>
