@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from gn_onnx.benchmarks import bench
 from gn_onnx.benchmarks.cases import Case
@@ -23,8 +23,30 @@ COPY, CHAIN, NATIVE, OURS, TORCH, OPENVINO = (
     "parallel copy", "exported chain", "GroupNormalization-21", "gn_onnx", "PyTorch eager", "OpenVINO",
 )  # fmt: skip
 
-HALVES = {"gn_onnx, float16": np.dtype(np.float16), "gn_onnx, bfloat16": np.dtype(ml_dtypes.bfloat16)}
-"""Our kernel on x of another type."""
+
+@dataclasses.dataclass(frozen=True)
+class Other:
+    """The same GroupNorm on x of another type or layout."""
+
+    dtype: np.dtype[Any]
+    channels_last: bool = False
+
+    def laid_out(self, x: np.ndarray) -> np.ndarray:
+        """x, given channels first, as this kind takes it."""
+        return np.moveaxis(x, 1, -1) if self.channels_last else x
+
+    def shape(self, case: Case) -> tuple[int, ...]:
+        return (case.batch, *case.spatial, case.channels) if self.channels_last else case.shape
+
+
+PLAIN = Other(np.dtype(np.float32))
+
+OTHERS = {
+    "gn_onnx, float16": Other(np.dtype(np.float16)),
+    "gn_onnx, bfloat16": Other(np.dtype(ml_dtypes.bfloat16)),
+    "gn_onnx, channels last": Other(np.dtype(np.float32), channels_last=True),
+}
+"""Our kernel beside itself on float32, channels first."""
 
 _EPSILON = 1e-5
 
@@ -46,7 +68,7 @@ class KernelResult:
     refused: dict[str, str]
 
     def gb_per_s(self, label: str) -> float:
-        width = HALVES[label].itemsize if label in HALVES else 4
+        width = OTHERS.get(label, PLAIN).dtype.itemsize
         return self.case.bytes_moved * width / 4 / self.timings[label].median / 1e3
 
     def speed_up(self, over: str) -> float | None:
@@ -93,11 +115,12 @@ def run_case(
         refused[OURS] = "the operator library is not built"
     else:
         plans[OURS] = (our_model(case, scale, bias), x)
-        for label, dtype in HALVES.items():
-            plans[label] = (our_model(case, scale.astype(dtype), bias.astype(dtype)), bench.aligned(x.astype(dtype)))
+        for label, other in OTHERS.items():
+            model = our_model(case, scale.astype(other.dtype), bias.astype(other.dtype), other)
+            plans[label] = (model, bench.aligned(other.laid_out(x.astype(other.dtype))))
     for label, (model, values) in plans.items():
         try:
-            options = ort_runner.Options(providers=providers, library=library if label in (OURS, *HALVES) else None)
+            options = ort_runner.Options(providers=providers, library=library if label in (OURS, *OTHERS) else None)
             bound = ort_runner.Session(model, options).bind({"x": values})
         except GnOnnxError as error:
             refused[label] = str(error)
@@ -109,7 +132,7 @@ def run_case(
             variants[label] = outputs[label] = function
     relative = {}
     for label, output in outputs.items():
-        comparison = _compare(case, label, plans.get(label, (None, x))[1], scale, bias, output)
+        comparison = _compare(case, label, x, scale, bias, output)
         relative[label] = comparison.relative
         if not comparison.ok:
             refused[label] = comparison.reason or f"off by {comparison.relative:.1e}"
@@ -122,9 +145,10 @@ def _compare(
     case: Case, label: str, x: np.ndarray, scale: np.ndarray, bias: np.ndarray, output: Callable[[], np.ndarray]
 ) -> Comparison:
     """With float64, on parameters and x as they are in the type that is computed in."""
-    wide = [array.astype(x.dtype).astype(np.float64) for array in (x, scale, bias)]
+    other = OTHERS.get(label, PLAIN)
+    wide = [array.astype(other.dtype).astype(np.float64) for array in (x, scale, bias)]
     truth = group_norm(*wide, num_groups=case.num_groups, epsilon=_EPSILON, activation=case.activation)
-    return compare(truth, np.asarray(output()), name=label, against="float64", dtype=x.dtype)
+    return compare(other.laid_out(truth), np.asarray(output()), name=label, against="float64", dtype=other.dtype)
 
 
 def _torch(case: Case, x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> Callable[[], Any] | None:
@@ -192,13 +216,13 @@ def native_model(case: Case, scale: np.ndarray, bias: np.ndarray) -> onnx.ModelP
     return _model(case, [node, *_activation(case, "n")], {"scale": scale, "bias": bias}, 21)
 
 
-def our_model(case: Case, scale: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
-    """Our operator, of the type of its parameters, without a function body: nothing else can run."""
+def our_model(case: Case, scale: np.ndarray, bias: np.ndarray, other: Other = PLAIN) -> onnx.ModelProto:
+    """Our operator, without a function body: nothing else can run."""
     node = helper.make_node(
-        op_type(case.activation, channels_last=False), ["x", "scale", "bias"], ["y"],
+        op_type(case.activation, channels_last=other.channels_last), ["x", "scale", "bias"], ["y"],
         domain=DOMAIN, num_groups=case.num_groups, epsilon=_EPSILON,
     )  # fmt: skip
-    model = _model(case, [node], {"scale": scale, "bias": bias}, 18, helper.np_dtype_to_tensor_dtype(scale.dtype))
+    model = _model(case, [node], {"scale": scale, "bias": bias}, 18, other)
     model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     return model
 
@@ -215,13 +239,14 @@ def _model(
     nodes: Sequence[onnx.NodeProto],
     constants: dict[str, np.ndarray],
     opset: int,
-    element: int = TensorProto.FLOAT,
+    other: Other = PLAIN,
 ) -> onnx.ModelProto:
+    element, shape = helper.np_dtype_to_tensor_dtype(other.dtype), other.shape(case)
     graph = helper.make_graph(
         list(nodes),
         "group_norm",
-        [helper.make_tensor_value_info("x", element, case.shape)],
-        [helper.make_tensor_value_info("y", element, case.shape)],
+        [helper.make_tensor_value_info("x", element, shape)],
+        [helper.make_tensor_value_info("y", element, shape)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])

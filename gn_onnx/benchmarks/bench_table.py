@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gn_onnx.benchmarks.bench_kernels import CHAIN, COPY, HALVES, NATIVE, OPENVINO, OURS, TORCH
+from gn_onnx.benchmarks.bench_kernels import CHAIN, COPY, NATIVE, OPENVINO, OTHERS, OURS, TORCH
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
@@ -24,7 +24,7 @@ Report = Mapping[str, Any]
 def table(report: Report) -> str:
     """Machine and one row per case, as Markdown. Times that were refused, or not taken, are left empty."""
     heads = ["GroupNorm", "copy µs", "gn_onnx µs [p10 to p90]", "GB/s", "/ copy", *(f"{name} /" for name in RIVALS.values())]
-    heads += [label.removeprefix(f"{OURS}, ") for label in HALVES]
+    heads += [label.removeprefix(f"{OURS}, ") for label in OTHERS]
     rows = [_row(result) for result in report["results"]]
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
     return "\n".join([_machine(report["machine"]), "", *lines])
@@ -43,12 +43,12 @@ def _row(result: Mapping[str, Any]) -> list[str]:
     activation = "" if case["activation"] == "none" else f", {case['activation']}"
     label = f"{case['label']}: {shape}, {case['num_groups']} groups{activation}"
     if OURS not in timings or OURS in refused:
-        return [label, f"{timings[COPY]['median_us']:.1f}", *[""] * (3 + len(RIVALS) + len(HALVES))]
+        return [label, f"{timings[COPY]['median_us']:.1f}", *[""] * (3 + len(RIVALS) + len(OTHERS))]
     ours = timings[OURS]
     copy = timings[COPY]["median_us"]
     spread = f"{ours['median_us']:.1f} [{ours['p10_us']:.1f} to {ours['p90_us']:.1f}]"
     cells = [label, f"{copy:.1f}", spread, f"{ours['gb_per_s']:.0f}", f"{ours['median_us'] / copy:.2f}"]
-    for name in (*RIVALS, *HALVES):
+    for name in (*RIVALS, *OTHERS):
         known = name in timings and name not in refused
         cells.append(f"{timings[name]['median_us'] / ours['median_us']:.2f}" if known else "")
     return cells
