@@ -25,6 +25,7 @@ _MAX_LIFT_DEPTH = 16
 _THROUGH = {
     "Expand",
     "Identity",
+    "Dropout",
     "Cast",
     "CastLike",
     "Constant",

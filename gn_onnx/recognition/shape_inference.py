@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -198,8 +198,18 @@ def _skeleton(model: ir.Model, folded: Folded) -> onnx.ModelProto:
 def _with_constants(node: ir.Node, folded: Folded, graph: onnx.GraphProto) -> onnx.NodeProto:
     """The node, with initializers of `graph` in the place of what is computed from constants."""
     proto = ir.serde.serialize_node(node)
+    _read_constants(node, proto, folded, graph)
+    return proto
+
+
+def _read_constants(node: ir.Node, proto: onnx.NodeProto, folded: Folded, graph: onnx.GraphProto) -> None:
+    for attribute in proto.attribute:
+        bodies = [attribute.g] if attribute.HasField("g") else attribute.graphs
+        for body, source in zip(bodies, _graphs(node.attributes[attribute.name]), strict=True):
+            for inner, inner_proto in zip(source, body.node, strict=True):
+                _read_constants(inner, inner_proto, folded, body)
     if node.op_type not in _READS_CONSTANTS:
-        return proto
+        return
     for i, value in enumerate(node.inputs[1:], start=1):
         producer = value.producer() if value is not None else None
         if value is None or producer is None or producer.op_type == "Constant":
@@ -208,20 +218,28 @@ def _with_constants(node: ir.Node, folded: Folded, graph: onnx.GraphProto) -> on
         if array is not None and array.dtype == np.int64 and array.size <= _MAX_CARRIED_ELEMENTS:
             proto.input[i] = f"{value.name}/folded/{len(graph.initializer)}"
             graph.initializer.append(onnx.numpy_helper.from_array(array, proto.input[i]))
-    return proto
 
 
-def _without_identities(graph: onnx.GraphProto) -> None:
+def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
+
+
+def _without_identities(graph: onnx.GraphProto, outer: Mapping[str, str] | None = None) -> None:
     """Reads small constants directly: inference does not follow the value of a shape through Identity."""
     constants = {tensor.name for tensor in graph.initializer}
     constants.update(node.output[0] for node in graph.node if node.op_type == "Constant")
-    source: dict[str, str] = {}
+    source = dict(outer or {})
     for node in graph.node:
         for i, name in enumerate(node.input):
             if name in source:
                 node.input[i] = source[name]
         if node.op_type == "Identity" and node.input[0] in constants:
             source[node.output[0]] = node.input[0]
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _without_identities(body, source)
 
 
 def _annotations(graph: ir.Graph) -> Iterable[onnx.ValueInfoProto]:
