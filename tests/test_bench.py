@@ -30,6 +30,11 @@ def test_runs_are_interleaved() -> None:
     assert timings["a"].percentile(10) <= timings["a"].median <= timings["a"].percentile(90)
 
 
+def test_rounds_are_compared_one_by_one() -> None:
+    slow = bench.Timing("slow", (3.0, 9.0, 4.0))
+    assert bench.Timing("fast", (2.0, 8.0, 5.0)).wins(slow) == 2
+
+
 @pytest.mark.parametrize("elements", [1, 7, 1 << 18])
 def test_the_parallel_copy_copies_everything(elements: int) -> None:
     copy = bench.ParallelCopy(elements)

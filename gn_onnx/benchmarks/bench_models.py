@@ -60,6 +60,10 @@ class ModelResult:
             return None
         return self.timings[ORIGINAL].median / self.timings[label].median
 
+    def faster_runs(self, label: str) -> int:
+        """Runs that took less time than the original's in the same round."""
+        return self.timings[label].wins(self.timings[ORIGINAL])
+
     def to_json(self) -> dict[str, object]:
         return {
             "model": self.model,
@@ -71,6 +75,7 @@ class ModelResult:
             "copy_gb_per_s": self.copy_gb_per_s,
             "refused": self.refused,
             "speed_up": {label: self.speed_up(label) for label in self.timings},
+            "faster_runs": {label: self.faster_runs(label) for label in self.timings if label != ORIGINAL},
         }
 
 
