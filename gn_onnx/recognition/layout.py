@@ -96,7 +96,8 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
     queue = [atom for dim in dims for atom in dim]
     renaming: Renaming = {}
     out: list[list[Atom]] = []
-    divides = any(size.is_fraction for size in target)  # else it runs with any sizes, and nothing follows about them
+    # What is known to be whole: C * H / 8 tells that 8 divides C (or that H has the factor), never that 16 does.
+    whole = [size.factor for size in target if size.is_fraction]
     for size in target:
         current: list[Atom] = []
         need = size
@@ -111,8 +112,9 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
                 continue
             rest = atom.size / need
             # (A batch of 1 divides nothing, and still runs where a spatial axis has the factor, broadcast afterwards.)
-            fractional = rest.is_fraction or need.is_fraction
-            if not rest.is_whole or (fractional and (not divides or atom.axis == 0)):
+            fractions = [size.factor for size in (need, rest) if size.is_fraction]
+            told = all(any((part / known).denominator == 1 for known in whole) for part in fractions)
+            if not rest.is_whole or (fractions and (not told or atom.axis == 0)):
                 raise LayoutError(f"the reshape to {_show(target)} cuts a dimension of size {atom.size} at {need}")
             outer, inner = _cut(atom, need, renaming)
             current.append(outer)
