@@ -162,7 +162,7 @@ def table(data: dict[str, Any]) -> str:
     lines = [
         f"{facts['processor']}, {facts['threads']} threads of a shared machine, ONNX Runtime {runtime}, CPU provider. Cells:"
         " milliseconds per run, median [p10 to p90] of interleaved runs; in brackets the share in GroupNorm nodes; how many"
-        " times faster than as exported, and in how many of the runs.",
+        " times faster than as exported in the median round, and in how many of the rounds.",
         "",
         f"| model | as exported | {' | '.join(labels)} |",
         f"|{' --- |' * (len(labels) + 2)}",
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.picture", description="The README's picture.")
     parser.add_argument("--measure", action="store_true", help="measure first")
     parser.add_argument("--runs", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=45.0, help="per model at most, about")
+    parser.add_argument("--seconds", type=float, default=30.0, help="per model at most, about")
     arguments = parser.parse_args(argv)
     DATA.parent.mkdir(exist_ok=True)
     if arguments.measure:

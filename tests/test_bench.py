@@ -32,7 +32,9 @@ def test_runs_are_interleaved() -> None:
 
 def test_rounds_are_compared_one_by_one() -> None:
     slow = bench.Timing("slow", (3.0, 9.0, 4.0))
-    assert bench.Timing("fast", (2.0, 8.0, 5.0)).wins(slow) == 2
+    fast = bench.Timing("fast", (2.0, 8.0, 5.0))
+    assert fast.wins(slow) == 2
+    assert fast.ratio(slow) == 9 / 8
 
 
 @pytest.mark.parametrize("elements", [1, 7, 1 << 18])

@@ -40,6 +40,11 @@ class Timing:
         """In how many rounds this variant was the faster one."""
         return sum(mine < theirs for mine, theirs in zip(self.microseconds, over.microseconds, strict=True))
 
+    def ratio(self, over: Timing) -> float:
+        """How many times as long `over` took in the same round, in the median: a machine that changes its speed from
+        round to round changes both."""
+        return float(np.median(np.divide(over.microseconds, self.microseconds)))
+
     def to_json(self) -> dict[str, object]:
         return {
             "label": self.label,

@@ -55,10 +55,10 @@ class ModelResult:
     refused: dict[str, str]
 
     def speed_up(self, label: str) -> float | None:
-        """How many times faster than the original; None where outputs differ."""
+        """How many times faster than the original, in the median of the rounds; None where outputs differ."""
         if label not in self.timings or label in self.refused:
             return None
-        return self.timings[ORIGINAL].median / self.timings[label].median
+        return self.timings[label].ratio(self.timings[ORIGINAL])
 
     def faster_runs(self, label: str) -> int:
         """Runs that took less time than the original's in the same round."""

@@ -106,7 +106,7 @@ def _models(arguments: argparse.Namespace, console: Console, providers: tuple[st
             p10, median, p90 = (timing.percentile(percent) / 1e3 for percent in (10, 50, 90))
             line = f"    {label:24}{median:10.3f} ms  [{p10:.3f} – {p90:.3f}]"
             if (ratio := result.speed_up(label)) is not None and label != bench_models.ORIGINAL:
-                line += f"  {ratio:5.2f} x, faster in {result.faster_runs(label)} of {len(timing.microseconds)} runs"
+                line += f"  {ratio:5.2f} x, faster in {result.faster_runs(label)} of {len(timing.microseconds)} rounds"
             if label in result.shares:
                 line += f"  {result.shares[label]:6.1%} in GroupNorm, {result.gb_per_s[label]:.1f} GB/s"
             console.say(line)
