@@ -41,8 +41,10 @@ class Timing:
         return sum(mine < theirs for mine, theirs in zip(self.microseconds, over.microseconds, strict=True))
 
     def ratio(self, over: Timing) -> float:
-        """How many times as long `over` took in the same round, in the median: a machine that changes its speed from
-        round to round changes both."""
+        """How many times as long `over` took in the same round, in the median.
+
+        A shared machine changes its speed from round to round, for both.
+        """
         return float(np.median(np.divide(over.microseconds, self.microseconds)))
 
     def to_json(self) -> dict[str, object]:
