@@ -1,6 +1,7 @@
 """ONNX Runtime's CPU wheels, each minor version in an environment of its own: an interpreter and two packages.
 
-The environments stay under `out/runtimes` from run to run. Only wheels that this Python can use are considered.
+The environments stay under `out/runtimes` from run to run. Only wheels that their Python can use are considered: this
+one, or another that is on the machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ OLDEST = (1, 17)
 """The first version that has the API version our library asks for."""
 
 Version = tuple[int, ...]
+THIS = f"{sys.version_info[0]}.{sys.version_info[1]}"
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+"""What the wheel is for."""
 
 
 def text(version: Version) -> str:
@@ -34,13 +38,14 @@ def _pip(*arguments: str) -> str:
 
 
 @functools.cache
-def newest_of_each_minor() -> tuple[Version, ...]:
-    """The newest release of every minor version that has a wheel for this Python, oldest first.
+def newest_of_each_minor(python: str = THIS) -> tuple[Version, ...]:
+    """The newest release of every minor version that has a wheel for a Python ("3.11"), oldest first.
 
     Raises:
         OSError: No package registry can be reached.
     """
-    listed = re.search(r"Available versions: (.*)", _pip("index", "versions", "onnxruntime", "--only-binary", ":all:"))
+    answer = _pip("index", "versions", "onnxruntime", "--only-binary", ":all:", "--python-version", python)
+    listed = re.search(r"Available versions: (.*)", answer)
     found: dict[Version, Version] = {}
     for word in listed.group(1).split(", ") if listed else []:
         if re.fullmatch(r"\d+\.\d+\.\d+", word):
@@ -49,8 +54,8 @@ def newest_of_each_minor() -> tuple[Version, ...]:
     return tuple(found[minor] for minor in sorted(found))
 
 
-def supported() -> tuple[Version, ...]:
-    return tuple(version for version in newest_of_each_minor() if version[:2] >= OLDEST)
+def supported(python: str = THIS) -> tuple[Version, ...]:
+    return tuple(version for version in newest_of_each_minor(python) if version[:2] >= OLDEST)
 
 
 def too_old() -> tuple[Version, ...]:
@@ -58,18 +63,30 @@ def too_old() -> tuple[Version, ...]:
     return tuple(version for version in newest_of_each_minor() if version[:2] < OLDEST)[-1:]
 
 
-def interpreter(version: Version) -> pathlib.Path:
+def command_of(python: str) -> str | None:
+    """The command of a Python ("3.11") that runs on this machine."""
+    command = sys.executable if python == THIS else shutil.which(f"python{python}")
+    if command is None:
+        return None
+    runs = subprocess.run([command, "-c", "import venv"], capture_output=True, timeout=60, check=False).returncode == 0
+    return command if runs else None
+
+
+def interpreter(version: Version, of: str = THIS) -> pathlib.Path:
     """The interpreter of the version's environment, which is made when it is not there.
 
     Raises:
         OSError: The environment cannot be made.
     """
-    folder = FOLDER / f"python{sys.version_info[0]}.{sys.version_info[1]}" / text(version)
+    base = command_of(of)
+    if base is None:
+        raise OSError(f"no python{of}")
+    folder = FOLDER / f"python{of}" / text(version)
     python, complete = folder / "bin" / "python", folder / "complete.json"
     if complete.exists():
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    subprocess.run([base, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = [f"onnxruntime=={text(version)}", "numpy<2" if version < (1, 19) else "numpy"]
     # Without what only its tools import (sympy, protobuf): a session needs numpy alone.
     _pip("--python", str(python), "install", "--quiet", "--no-deps", "--no-compile", "--only-binary", ":all:", *packages)

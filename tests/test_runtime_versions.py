@@ -56,9 +56,9 @@ def versions() -> tuple[environments.Version, ...]:
         pytest.skip(f"no package registry: {error}")
 
 
-def probe(version: environments.Version, cases: pathlib.Path) -> Lines:
+def probe(version: environments.Version, cases: pathlib.Path, python: str = environments.THIS) -> Lines:
     """What the version's environment says about each case; it may not end before the last."""
-    command = [str(environments.interpreter(version)), str(PROBE), str(cases), str(gn_onnx.library_path())]
+    command = [str(environments.interpreter(version, python)), str(PROBE), str(cases), str(gn_onnx.library_path())]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -113,6 +113,19 @@ def test_one_library_for_the_oldest_middle_and_newest_version(
     lines = probe(version, cases)
     assert problems(version, lines) == []
     assert versions_table.written_row(version) in (None, versions_table.row(version, lines))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", [python for python in environments.PYTHONS if python != environments.THIS])
+def test_the_same_library_with_other_pythons(
+    python: str, cases: pathlib.Path, versions: tuple[environments.Version, ...]
+) -> None:
+    """The oldest and the newest version that has a wheel for it; `make test-versions` says which Pythons it found."""
+    if environments.command_of(python) is None:
+        pytest.skip(f"no python{python} on this machine")
+    there = environments.supported(python)
+    for version in (there[0], there[-1]):
+        assert problems(version, probe(version, cases, python)) == []
 
 
 @pytest.mark.slow
