@@ -25,7 +25,7 @@ FIRST_IR_VERSION_WITH_DEFAULTS = 4
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 _NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-_MAX_FOLD_DEPTH = 32
+_MAX_FOLD_DEPTH = 100
 
 
 class ModelView:
@@ -42,6 +42,7 @@ class ModelView:
         self.containers: list[ir.Graph] = []
         self._imports: dict[ir.Node, Mapping[str, int]] = {}
         self._constants: dict[ir.Value, np.ndarray | None] = {}
+        self._folded: set[ir.Value] = set()
         # Until IR version 3 every initializer had to be an input too, and was a constant all the same.
         self._inputs_may_be_constant = model.ir_version < FIRST_IR_VERSION_WITH_DEFAULTS
         self._fixed: set[ir.Value] | None = None
@@ -105,13 +106,14 @@ class ModelView:
         """Like `constant`, and also computes a node whose inputs are all constant (small ones only)."""
         array = self.constant(value)
         node = value.producer()
-        if array is not None or node is None or depth > _MAX_FOLD_DEPTH:
+        if array is not None or node is None or value in self._folded or not self.is_fixed(value):
             return array
-        if node.domain not in STANDARD_DOMAINS or node.op_type in _NOT_FOLDED or next(subgraphs(node), None) is not None:
+        if node.domain not in STANDARD_DOMAINS or any(attribute.is_ref() for attribute in node.attributes.values()):
             return None
-        if any(attribute.is_ref() for attribute in node.attributes.values()):
+        if depth > _MAX_FOLD_DEPTH:
             return None
         arrays = [None if v is None else self.folded(v, depth + 1) for v in node.inputs]
+        self._folded.add(value)  # once is enough, whatever comes of it
         if not arrays or any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
             return None
         array = _run(node, arrays, self.opset_version(node), value)
