@@ -27,6 +27,9 @@ class Atom:
     at: int | None = None
     """Set on a **slice mark**, an atom of size 1: the values are those at one position of the atom (axis, index)."""
 
+    def __hash__(self) -> int:
+        return hash((self.axis, self.index, self.at))  # hashed all the time; in one layout the size follows from these
+
     def mark(self, position: int) -> Atom:
         return Atom(self.axis, self.index, ONE, position)
 
@@ -172,6 +175,10 @@ def unify(left: Dims, right: Dims) -> tuple[Dims, Renaming]:
         LayoutError: When the same position would mean different axes of x.
         Refine, Bind: When x has to be looked at again with finer atoms or a known size.
     """
+    if left == right or (len(left) >= len(right) and not any(right)):
+        return left, {}
+    if len(right) >= len(left) and not any(left):
+        return right, {}
     rank = max(len(left), len(right))
     left = ((),) * (rank - len(left)) + left
     right = ((),) * (rank - len(right)) + right

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from gn_onnx.recognition.shape_inference import Inferred, infer, infer_function, joined
+from gn_onnx.recognition.shape_inference import Inferred, Known, infer, infer_function, joined
 from gn_onnx.recognition.sizes import Size
 
 MAX_CONSTANT_ELEMENTS = 1 << 20
@@ -39,6 +39,7 @@ class ModelView:
         self.model = model
         self.functions = dict(model.functions)
         self.position: dict[ir.Node, int] = {}
+        self._with_bodies: set[ir.Node] = set()
         self.containers: list[ir.Graph] = []
         self._imports: dict[ir.Node, Mapping[str, int]] = {}
         self._constants: dict[ir.Value, np.ndarray | None] = {}
@@ -46,8 +47,9 @@ class ModelView:
         # Until IR version 3 every initializer had to be an input too, and was a constant all the same.
         self._inputs_may_be_constant = model.ir_version < FIRST_IR_VERSION_WITH_DEFAULTS
         self._fixed: set[ir.Value] | None = None
-        self._inferred: dict[str, Inferred] | None = None
-        self._inferred_bodies: dict[ir.Function, dict[str, Inferred]] = {}
+        self._inferred: dict[ir.Graph, Known] | None = None
+        self._inferred_bodies: dict[ir.Function, dict[ir.Graph, Known]] = {}
+        self._outer: dict[ir.Graph, ir.Graph] = {}
         self.body_of = {function.graph: function for function in self.functions.values()}
         self._add(model.graph, model.graph.opset_imports)
         for function in self.functions.values():
@@ -59,6 +61,8 @@ class ModelView:
             self.position[node] = len(self.position)
             self._imports[node] = imports
             for graph in subgraphs(node):
+                self._with_bodies.add(node)
+                self._outer[graph] = container
                 self._add(graph, imports)
 
     def opset_version(self, node: ir.Node) -> int:
@@ -72,9 +76,9 @@ class ModelView:
         if self._fixed is None:
             self._fixed = set()
             for node in self.position:
-                inputs = [v for v in node.inputs if v is not None]
-                pure = node.op_type not in _NOT_FOLDED and next(subgraphs(node), None) is None
-                if pure and all(self._is_weight(v) or v in self._fixed for v in inputs):
+                if node.op_type in _NOT_FOLDED or node in self._with_bodies:
+                    continue
+                if all(v is None or v in self._fixed or self._is_weight(v) for v in node.inputs):
                     self._fixed.update(node.outputs)
         return self._is_weight(value) or value in self._fixed
 
@@ -130,7 +134,7 @@ class ModelView:
         tensor = value.const_value
         if tensor is not None:
             return tuple(Size.of(d) for d in tensor.shape if isinstance(d, int))
-        found = self._infer(value)
+        found = self.inferred(value)
         inferred = found.sizes if found is not None else None
         if own is None or inferred is None or len(own) != len(inferred):
             return own if own is not None else inferred
@@ -140,29 +144,28 @@ class ModelView:
         """Element type, annotated or inferred; None when neither knows."""
         if value.dtype is not None:
             return value.dtype
-        found = self._infer(value)
+        found = self.inferred(value)
         return found.dtype if found is not None and found.dtype != ir.DataType.UNDEFINED else None
 
-    def _infer(self, value: ir.Value) -> Inferred | None:
-        function = self._function_of(value)
-        if function is not None:
+    def inferred(self, value: ir.Value) -> Inferred | None:
+        """What shape inference finds, whatever the model itself says."""
+        graph = value.graph
+        if not isinstance(graph, ir.Graph):
+            return None
+        outermost = graph
+        while outermost in self._outer:
+            outermost = self._outer[outermost]
+        function = self.body_of.get(outermost)
+        if function is None:
+            if self._inferred is None:
+                self._inferred = infer(self.model, self.folded)
+            tables = self._inferred
+        else:
             if function not in self._inferred_bodies:
                 self._inferred_bodies[function] = {}  # a function that calls itself
                 self._inferred_bodies[function] = infer_function(self.model, function, self._arguments(function))
-            return self._inferred_bodies[function].get(value.name or "")
-        return self.inferred.get(value.name or "")
-
-    @property
-    def inferred(self) -> dict[str, Inferred]:
-        """What shape inference finds, by value name (functions apart)."""
-        if self._inferred is None:
-            self._inferred = infer(self.model, self.folded)
-        return self._inferred
-
-    def _function_of(self, value: ir.Value) -> ir.Function | None:
-        """The function that a value is local to; values of graphs inside it are not looked up."""
-        graph = value.graph
-        return self.body_of.get(graph) if isinstance(graph, ir.Graph) else None
+            tables = self._inferred_bodies[function]
+        return tables[graph].get(value.name or "") if graph in tables else None
 
     def _arguments(self, function: ir.Function) -> list[Inferred | None]:
         """What all calls of a function agree on about its inputs."""

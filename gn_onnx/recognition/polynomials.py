@@ -76,6 +76,8 @@ class Coefficient:
 
     def aligned(self, atoms: tuple[Atom, ...]) -> np.ndarray:
         """The array with one axis per atom of `atoms`, of size 1 where it does not vary."""
+        if atoms == self.atoms:
+            return self.array
         order = [self.atoms.index(atom) for atom in atoms if atom in self.atoms]
         order += [i for i, atom in enumerate(self.atoms) if atom not in atoms]  # slice marks, of size 1
         array = self.array.transpose(order)
@@ -93,6 +95,8 @@ class Coefficient:
         return self.atoms + tuple(atom for atom in other.atoms if atom not in self.atoms)
 
     def __mul__(self, other: Coefficient) -> Coefficient:
+        if not self.atoms or not other.atoms:
+            return Coefficient(self.array * other.array, self.atoms or other.atoms)
         atoms = self._union(other)
         return Coefficient(self.aligned(atoms) * other.aligned(atoms), atoms)
 

@@ -19,6 +19,10 @@ from gn_onnx.recognition.sites import ALREADY_ONE_NODE, find_sites, is_settled
 from gn_onnx.recognition.walk import Walk, producer, walk_from
 
 
+_MAX_KEPT_WALKS = 16
+"""The mean and the variance of one look-alike lead to the same candidates."""
+
+
 def recognize(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
     """Every GroupNorm of the model in graph order, and every look-alike with its reason. The model is not changed."""
     view = ModelView(model)
@@ -67,6 +71,7 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
     ends: set[ir.Value] = set()
     explained: set[ir.Node] = set()
     refused: dict[ir.Node, Rejection] = {}
+    walks: dict[ir.Value, Walk] = {}
     for seed in find_seeds(view, container):
         if seed.node in covered:
             continue
@@ -75,11 +80,16 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
         for root, path in seed.candidates:
             if root.producer() in covered and root not in ends:
                 continue  # inside another GroupNorm, gone once that is one node
-            try:
-                walk = walk_from(view, root, path)
-            except NotExpressible as e:
-                refused_here.append(Refusal(0, rejection(path[-1], str(e))))
-                continue
+            walk = walks.get(root)
+            if walk is None or seed.node not in walk.followed:
+                try:
+                    walk = walk_from(view, root, path)
+                except NotExpressible as e:
+                    refused_here.append(Refusal(0, rejection(path[-1], str(e))))
+                    continue
+                walks[root] = walk
+                if len(walks) > _MAX_KEPT_WALKS:
+                    del walks[next(iter(walks))]
             for site in find_sites(walk, only=len(seed.candidates) == 1):
                 if site.nodes & covered and seed.node not in site.nodes:
                     continue

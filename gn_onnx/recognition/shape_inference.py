@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ _MAX_CARRIED_ELEMENTS = 64
 _READS_CONSTANTS = {"Slice", "Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "ReduceMean", "ReduceSum"}
 """Operators whose results have a shape that follows from the values of their later inputs."""
 
+Known = Mapping[str, "Inferred"]
+"""By value name, in one graph."""
+
 Folded = Callable[[ir.Value], np.ndarray | None]
 """The array that a value always is, None where it is not constant."""
 
@@ -30,8 +33,30 @@ class Inferred:
     dtype: ir.DataType
 
 
-def infer_function(model: ir.Model, function: ir.Function, inputs: list[Inferred | None]) -> dict[str, Inferred]:
-    """By value name, for the body of a model-local function whose inputs are `inputs` (None: nothing is known)."""
+class _Table(Mapping[str, Inferred]):
+    """What inference wrote down for one graph, read when somebody asks."""
+
+    def __init__(self, graph: onnx.GraphProto, scope: str) -> None:
+        self._infos: dict[str, onnx.ValueInfoProto] = {}
+        for info in (*graph.output, *graph.value_info, *graph.input):
+            self._infos[info.name] = info
+        self._scope = scope
+        self._read: dict[str, Inferred] = {}
+
+    def __getitem__(self, name: str) -> Inferred:
+        if name not in self._read:
+            self._read[name] = _read(self._infos[name], self._scope)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+
+def infer_function(model: ir.Model, function: ir.Function, inputs: list[Inferred | None]) -> dict[ir.Graph, Known]:
+    """For the body of a model-local function whose inputs are `inputs` (None: nothing is known), and the graphs inside."""
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
     for domain, version in function.opset_imports.items():
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
@@ -45,7 +70,7 @@ def infer_function(model: ir.Model, function: ir.Function, inputs: list[Inferred
         proto.graph.input.append(info)
     proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in function.outputs)
     proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values() if f is not function)
-    return _inferred(proto)
+    return _by_graph(_inferred(proto), function.graph)
 
 
 def joined(first: Inferred | None, second: Inferred | None, name: str) -> Inferred | None:
@@ -64,27 +89,27 @@ def _dims(known: Inferred) -> list[int | str] | None:
     return [size.static if size.static is not None else str(size) for size in known.sizes]
 
 
-def infer(model: ir.Model, folded: Folded) -> dict[str, Inferred]:
-    """By value name, for every value of the main graph and its subgraphs that inference reaches.
+def infer(model: ir.Model, folded: Folded) -> dict[ir.Graph, Known]:
+    """For the main graph and every graph inside it: graphs side by side may use one name for two values.
 
     `folded` computes what inference does not: TorchScript takes the rank of unflatten's result from a Mod.
 
     A model that inference refuses gives an empty table: its shapes are then simply not known.
     """
     proto = _skeleton(model, folded)
-    shapes = _inferred(proto)
+    inferred = _inferred(proto)
     opset = next((o for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if opset is not None and opset.version < _FOLLOWS_SHAPES:
         # Only since opset 14 does inference follow Shape into Reshape; what it then finds, older rules may go on from.
         for _ in range(_MAX_ROUNDS):
-            known = len(shapes)
+            known = len(inferred.value_info)
             newer = onnx.ModelProto()
             newer.CopyFrom(proto)
             _as_opset_14(newer)
-            shapes = _inferred(newer, _inferred(proto, shapes))
-            if len(shapes) == known:
+            inferred = _inferred(newer, _inferred(proto, inferred))
+            if len(inferred.value_info) == known:
                 break
-    return shapes
+    return _by_graph(inferred, model.graph)
 
 
 _FOLLOWS_SHAPES = 14
@@ -112,20 +137,30 @@ _STAND_IN = {
 """Operators of ONNX Runtime's optimiser whose result has the shape that a standard operator's would have."""
 
 
-def _inferred(proto: onnx.ModelProto, known: dict[str, Inferred] | None = None) -> dict[str, Inferred]:
-    """What inference finds, starting from what is `known`."""
-    if known:
+def _inferred(proto: onnx.ModelProto, known: onnx.GraphProto | None = None) -> onnx.GraphProto:
+    """The graph with what inference finds, starting from what is `known` of it."""
+    if known is not None:
         named = {info.name for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
-        for name, found in known.items():
-            if name not in named and found.sizes is not None:
-                proto.graph.value_info.append(onnx.helper.make_tensor_value_info(name, found.dtype.value, _dims(found)))
+        for info in known.value_info:
+            if info.name not in named and info.type.tensor_type.HasField("shape"):
+                proto.graph.value_info.append(info)
     try:
-        inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+        return shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True).graph
     except Exception:  # inference raises several unrelated types on odd models; none of them is ours to report
-        return known or {}
-    shapes: dict[str, Inferred] = {}
-    _collect(inferred.graph, shapes)
-    return shapes
+        return onnx.GraphProto() if known is None else known
+
+
+def _by_graph(proto: onnx.GraphProto, graph: ir.Graph, scope: str = "") -> dict[ir.Graph, Known]:
+    """One table for `graph`, which `proto` is the skeleton of, and one for each graph inside its nodes."""
+    tables: dict[ir.Graph, Known] = {graph: _Table(proto, scope)}
+    outer = [node for node in graph if any(True for attribute in node.attributes.values() for _ in _graphs(attribute))]
+    skeletons = [node for node in proto.node if any(a.HasField("g") or a.graphs for a in node.attribute)]
+    for number, (node, skeleton) in enumerate(zip(outer, skeletons, strict=False)):
+        for attribute in skeleton.attribute:
+            bodies = [attribute.g] if attribute.HasField("g") else attribute.graphs
+            for i, (body, inner) in enumerate(zip(bodies, _graphs(node.attributes[attribute.name]), strict=True)):
+                tables.update(_by_graph(body, inner, f"{scope}{number}.{attribute.name}{i}/"))
+    return tables
 
 
 def _as_opset_14(proto: onnx.ModelProto) -> None:
@@ -221,6 +256,8 @@ def _read_constants(node: ir.Node, proto: onnx.NodeProto, folded: Folded, graph:
 
 
 def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.is_ref():
+        return []
     if attribute.type == ir.AttributeType.GRAPH:
         return [attribute.as_graph()]
     return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
@@ -250,20 +287,14 @@ def _annotations(graph: ir.Graph) -> Iterable[onnx.ValueInfoProto]:
                 yield ir.serde.serialize_value(value)
 
 
-def _collect(graph: onnx.GraphProto, shapes: dict[str, Inferred]) -> None:
-    for info in (*graph.input, *graph.value_info, *graph.output):
-        dtype = ir.DataType(info.type.tensor_type.elem_type)
-        if not info.type.tensor_type.HasField("shape"):
-            shapes.setdefault(info.name, Inferred(None, dtype))
-            continue
-        sizes = []
-        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value"):
-                sizes.append(Size.of(dim.dim_value))
-            else:
-                sizes.append(Size.symbol(dim.dim_param or f"{info.name}[{axis}]"))
-        shapes.setdefault(info.name, Inferred(tuple(sizes), dtype))
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _collect(attribute.g, shapes)
+def _read(info: onnx.ValueInfoProto, scope: str) -> Inferred:
+    dtype = ir.DataType(info.type.tensor_type.elem_type)
+    if not info.type.tensor_type.HasField("shape"):
+        return Inferred(None, dtype)
+    sizes = []
+    for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+        if dim.HasField("dim_value"):
+            sizes.append(Size.of(dim.dim_value))
+        else:
+            sizes.append(Size.symbol(dim.dim_param or f"{scope}{info.name}[{axis}]"))
+    return Inferred(tuple(sizes), dtype)

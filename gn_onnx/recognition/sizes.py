@@ -19,6 +19,9 @@ class Size:
     factor: Fraction
     symbols: tuple[tuple[str, int], ...] = ()
 
+    def __hash__(self) -> int:
+        return hash((self.factor.numerator, self.symbols))
+
     @classmethod
     def of(cls, value: int) -> Size:
         return cls(Fraction(value))

@@ -68,6 +68,7 @@ class Walk:
         mismatches: Those that were divided by a root and are none, with the reason.
         broken: Nodes whose results are not followed, with the reason, in graph order.
         dtypes: Element type of every value with a fact.
+        followed: The nodes that were looked at.
     """
 
     def __init__(self, view: ModelView, evaluation: Evaluation) -> None:
@@ -77,6 +78,7 @@ class Walk:
         self.mismatches: dict[ir.Value, Mismatch] = {}
         self.broken: list[tuple[ir.Node, str]] = []
         self.dtypes: dict[ir.Value, ir.DataType | None] = {}
+        self.followed: set[ir.Node] = set()
 
     def run(self, path: tuple[ir.Node, ...]) -> None:
         """Follows the nodes of `path`, then everything that its values and x reach in the same graph."""
@@ -107,6 +109,7 @@ class Walk:
     def _follow(self, node: ir.Node) -> list[ir.Value]:
         """The outputs of `node` whose facts are known now."""
         evaluation = self.evaluation
+        self.followed.add(node)
         try:
             facts = apply(evaluation, node)
             for fact in facts.values():

@@ -109,7 +109,9 @@ def make(proto: onnx.ModelProto, settings: Settings) -> Config:
 
 def tensors(proto: onnx.ModelProto) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs and outputs with what the file says of them and what shape inference finds."""
-    inferred = ModelView(model_io.to_ir(proto)).inferred
+    model = model_io.to_ir(proto)
+    view = ModelView(model)
+    inferred = {value.name: view.inferred(value) for value in model.graph.outputs}
     constants = {tensor.name for tensor in proto.graph.initializer}
     # Before IR version 4 every initializer is listed as an input; since then a listed one is a default value.
     listed = [value for value in proto.graph.input if proto.ir_version >= 4 or value.name not in constants]
