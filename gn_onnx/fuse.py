@@ -18,7 +18,7 @@ from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
 from gn_onnx.recognition.recognize import recognize
 from gn_onnx.rewriting.epilogues import with_epilogues
 from gn_onnx.rewriting.expanding import expand, uses_ours
-from gn_onnx.rewriting.opsets import converted, onnx_opset
+from gn_onnx.rewriting.opsets import converted, onnx_opset, raise_import
 from gn_onnx.rewriting.present import lacks_bodies, plain_nodes
 from gn_onnx.rewriting.rewrite import declare, rewrite, standardise
 from gn_onnx.rewriting.transposes import across_transposes
@@ -100,6 +100,9 @@ class FuseGroupNorm(ir.passes.InPlacePass):
             trial = expand(trial)
             found, rejected = recognize(trial)
         found = [g for g in found if version < GROUP_NORMALIZATION_OPSET or not _is_standard(g)]
+        if version >= GROUP_NORMALIZATION_OPSET:
+            found, old = _in_recent_functions(trial, found)
+            rejected = [*rejected, *old]
         if not found:
             return found, rejected
         rewrite(trial, found if version >= GROUP_NORMALIZATION_OPSET else recognize(trial)[0], "onnx")
@@ -116,6 +119,25 @@ class FuseGroupNorm(ir.passes.InPlacePass):
             model.functions.clear()
             model.functions.update(functions)
         return found, rejected
+
+
+def _in_recent_functions(model: ir.Model, found: list[GroupNorm]) -> tuple[list[GroupNorm], list[Rejection]]:
+    """Without those inside functions that import an opset in which GroupNormalization means something else."""
+    holders = {graph: f for f in model.functions.values() for graph in (f.graph, *f.subgraphs())}
+    kept: list[GroupNorm] = []
+    refused: list[Rejection] = []
+    for group_norm in found:
+        producer = group_norm.output.producer()
+        function = holders.get(producer.graph) if producer is not None and isinstance(producer.graph, ir.Graph) else None
+        version = GROUP_NORMALIZATION_OPSET if function is None else function.opset_imports.get("", 1)
+        if function is None or version >= GROUP_NORMALIZATION_OPSET or raise_import(function, onnx_opset(model)):
+            kept.append(group_norm)
+        else:
+            reason = (
+                f"the function {function.domain}::{function.name} imports opset {version}: inline it, or raise its opset"
+            )
+            refused += _refusals([group_norm], reason)
+    return kept, refused
 
 
 def _is_standard(group_norm: GroupNorm) -> bool:

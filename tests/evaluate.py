@@ -46,7 +46,9 @@ class Evaluator:
     """
 
     def __init__(self, model: onnx.ModelProto, constant: Callable[[Array], Array] = wide) -> None:
-        scope = _Scope({(f.domain, f.name): f for f in model.functions}, constant, _opset(model.opset_import), {})
+        scope = _Scope(
+            {(f.domain, f.name, f.overload): f for f in model.functions}, constant, _opset(model.opset_import), {}
+        )
         self.outputs = [value.name for value in model.graph.output]
         self._constants, self._steps = _compile_graph(model.graph, scope)
 
@@ -62,7 +64,7 @@ class Evaluator:
 
 @dataclasses.dataclass(frozen=True)
 class _Scope:
-    functions: dict[tuple[str, str], onnx.FunctionProto]
+    functions: dict[tuple[str, str, str], onnx.FunctionProto]
     constant: Callable[[Array], Array]
     opset: int
     given: Mapping[str, Any]
@@ -97,7 +99,7 @@ def _compile_node(node: onnx.NodeProto, scope: _Scope) -> Step:
         if value is not None:
             attributes[attribute.name] = value
     inputs, outputs = list(node.input), list(node.output)
-    function = scope.functions.get((node.domain, node.op_type))
+    function = scope.functions.get((node.domain, node.op_type, node.overload))
     if function is not None:
         return _compile_call(function, attributes, inputs, outputs, scope)
     if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
@@ -238,7 +240,10 @@ def _cast(call: Call, x: Array) -> Array:
     to = call.get("to")
     if to in _FLOAT_TYPES:
         return wide(x.astype(np.float64) if x.dtype.kind != "f" else x)
-    return x.astype(np.bool_) if to == _BOOL else np.trunc(x).astype(np.int64)
+    if to == _BOOL:
+        return x.astype(np.bool_)
+    whole = (np.trunc(x) if x.dtype.kind == "f" else x).astype(np.int64)
+    return whole.astype(onnx.helper.tensor_dtype_to_np_dtype(to)).astype(np.int64)  # too large for the type: it wraps
 
 
 def _divide(call: Call, a: Array, b: Array) -> Array:

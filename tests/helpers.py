@@ -112,15 +112,15 @@ def _is_group_norm(node: onnx.NodeProto) -> bool:
 
 def group_norm_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """GroupNorm nodes: each one in a graph or its subgraphs once, each one in a local function once per call."""
-    functions = {(f.domain, f.name): f for f in model.functions if f.domain != "gn_onnx"}
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions if f.domain != "gn_onnx"}
     found: list[onnx.NodeProto] = []
 
     def visit(nodes: list[onnx.NodeProto]) -> None:
         for node in nodes:
             if _is_group_norm(node):
                 found.append(node)
-            elif (node.domain, node.op_type) in functions:
-                visit(functions[node.domain, node.op_type].node)
+            elif (node.domain, node.op_type, node.overload) in functions:
+                visit(functions[node.domain, node.op_type, node.overload].node)
             for attribute in node.attribute:
                 for graph in (attribute.g, *attribute.graphs):
                     visit(graph.node)

@@ -244,6 +244,89 @@ def _mixed(graph: GraphProto, rng: random.Random) -> str | None:
     return f"{op} with {name}"
 
 
+def _shape(graph: GraphProto, rng: random.Random) -> str | None:
+    """A constant keeps its numbers and gets more axes, or is repeated along one: it broadcasts differently."""
+    choices = _tensors(graph, floating=True)
+    if not choices:
+        return None
+    name, tensor = rng.choice(choices)
+    array = numpy_helper.to_array(tensor)
+    if array.size == 1 and rng.random() < 0.7:
+        shape = [1] * rng.randrange(1, 5)
+        shape[rng.randrange(len(shape))] = rng.choice((1, 2, 3, 4))
+        new = np.full(shape, array.ravel()[0])
+    else:
+        new = np.repeat(array[np.newaxis], rng.choice((1, 1, 2, 3)), axis=0)
+    tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
+    return f"{name} {list(array.shape)} -> {list(new.shape)}"
+
+
+def _type(graph: GraphProto, rng: random.Random) -> str | None:
+    """A value goes through another type and back, on one edge."""
+    kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64)
+    shapes = ("Shape", "Gather", "Slice", "Squeeze", "Unsqueeze", "Size")
+    own = {v.name: v.type.tensor_type.elem_type for v in graph.input} | {t.name: t.data_type for t in graph.initializer}
+    main = graph.input[0].type.tensor_type.elem_type
+    own.update({o: TensorProto.INT64 if n.op_type in shapes else main for n in graph.node for o in n.output})
+    users = [(i, j) for i, n in enumerate(graph.node) for j, name in enumerate(n.input) if own.get(name) in kinds]
+    position, index = rng.choice(users)
+    user = graph.node[position]
+    name = user.input[index]
+    other = rng.choice(
+        (TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL)
+    )
+    graph.node.insert(position, helper.make_node("Cast", [name], ["there"], "there", to=other))
+    graph.node.insert(position + 1, helper.make_node("Cast", ["there"], ["back"], "back", to=own[name]))
+    graph.node[position + 2].input[index] = "back"
+    return f"{name} by {TensorProto.DataType.Name(other)}"
+
+
+def _twin(graph: GraphProto, rng: random.Random) -> str | None:
+    """A node is there twice, the second with another attribute or operand, and some of its users take that one."""
+    position = rng.randrange(len(graph.node))
+    node = graph.node[position]
+    uses = [(n, i) for n in graph.node[position + 1 :] for i, name in enumerate(n.input) if name == node.output[0]]
+    if len(node.output) != 1 or len(uses) < 2:
+        return None
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.name, copy.output[0] = "twin", "twin"
+    graph.node.insert(position + 1, copy)
+    twin = graph.node[position + 1]
+    user, index = rng.choice(uses)
+    user.input[index] = "twin"
+    numbers = [a for a in twin.attribute if a.type in (AttributeProto.FLOAT, AttributeProto.INTS)]
+    if numbers and rng.random() < 0.5:
+        attribute = rng.choice(numbers)
+        if attribute.type == AttributeProto.FLOAT:
+            attribute.f *= rng.choice((0.5, 2.0, 10.0))
+        else:
+            attribute.ints[:] = list(attribute.ints)[1:]
+        return f"{node.op_type}.{attribute.name}"
+    before = [v.name for v in graph.input] + [name for n in graph.node[:position] for name in n.output]
+    if not twin.input or not before:
+        return None
+    twin.input[0] = rng.choice(before)
+    return f"{node.op_type} of {twin.input[0]}"
+
+
+def _sizes(graph: GraphProto, rng: random.Random) -> str | None:
+    """Two axes of x are said to be equal, or one that was known is not known any more."""
+    dims = graph.input[0].type.tensor_type.shape.dim
+    axis = rng.randrange(len(dims))
+    symbols = [dim.dim_param for dim in dims if dim.dim_param]
+    if dims[axis].dim_param:
+        if len(symbols) < 2:
+            return None
+        dims[axis].dim_param = rng.choice(symbols)
+    else:
+        dims[axis].dim_param = NEVER_ONE
+    return f"axis {axis} is {dims[axis].dim_param}"
+
+
+NEVER_ONE = "Q"
+"""Size of an axis that may be the channels': with a single one, the parameters of many would make as many of it."""
+
 _Mutation = Callable[[GraphProto, random.Random], "str | None"]
 _KINDS: dict[str, tuple[_Mutation, int]] = {
     "number": (_number, 4),
@@ -257,5 +340,9 @@ _KINDS: dict[str, tuple[_Mutation, int]] = {
     "transpose": (_transpose, 1),
     "output": (_output, 1),
     "mixed": (_mixed, 1),
+    "shape": (_shape, 2),
+    "type": (_type, 1),
+    "twin": (_twin, 1),
+    "sizes": (_sizes, 1),
 }
 """What can be changed, and how often."""

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from evaluate import Evaluator, Unsupported
 from helpers import KINDS, TOLERANCE, difference, evaluator, meant, sample
+from mutate import NEVER_ONE
 
 from gn_onnx import fuse
 
@@ -29,13 +30,20 @@ def tolerance(model: onnx.ModelProto) -> float:
 
 
 def shapes_of_x(model: onnx.ModelProto, drawn: tuple[int, ...], rng: random.Random) -> list[tuple[int, ...]]:
-    """The drawn shape; for a dynamic model one more with the symbolic sizes changed, now and then to 1."""
+    """The drawn shape; for a dynamic model one more with the symbolic sizes changed, now and then to 1.
+
+    Axes of one name have one size.
+    """
     dims = model.graph.input[0].type.tensor_type.shape.dim
-    other = tuple(
-        (1 if rng.random() < 0.25 else size + rng.choice((0, 1, 2))) if dim.dim_param else size
-        for size, dim in zip(drawn, dims, strict=True)
-    )
-    return [drawn] if other == drawn else [drawn, other]
+    names = [dim.dim_param for dim in dims]
+    first = tuple(drawn[names.index(name)] if name else size for name, size in zip(names, drawn, strict=True))
+    changed = {
+        name: 1 if rng.random() < 0.25 and name != NEVER_ONE else first[axis] + rng.choice((0, 1, 2))
+        for axis, name in enumerate(names)
+        if name
+    }
+    other = tuple(changed.get(name, size) for name, size in zip(names, first, strict=True))
+    return [first] if other == first else [first, other]
 
 
 def is_valid(model: onnx.ModelProto) -> bool:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from gn_onnx.recognition import integers
 from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.layout import Atom, Dims, LayoutError, free_dim, unify
-from gn_onnx.recognition.model_view import ModelView
+from gn_onnx.recognition.model_view import RANDOM, STANDARD_DOMAINS, ModelView
 from gn_onnx.recognition.polynomials import THE_X, Coefficient, NotExpressible, Poly, Tensor, of_factor, renamed
 from gn_onnx.recognition.sizes import Size, product
 
@@ -59,6 +59,8 @@ def same_values(value: ir.Value) -> list[ir.Value]:
     """`value` and the results of nodes that repeat its own (float16 converters cast once for every use)."""
     node = value.producer()
     if node is None or len(node.outputs) != 1 or not node.inputs or node.inputs[0] is None:
+        return [value]
+    if node.domain not in STANDARD_DOMAINS or node.op_type in RANDOM or any(a.is_ref() for a in node.attributes.values()):
         return [value]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     twins = [value]
@@ -104,6 +106,7 @@ class Evaluation:
         self.algebra = Algebra(frozenset(atom for dim in self.dims for atom in dim))
         self.facts: dict[ir.Value, Fact] = {value: Fact(of_factor(THE_X), self.dims) for value in same_values(root)}
         self.broken: dict[ir.Value, str] = {}
+        self.scope = ""
         self.call: ir.Node | None = None
         self._caller: Evaluation | None = None
         self._meant: np.ndarray | None = None
@@ -124,6 +127,7 @@ class Evaluation:
         inner = copy.copy(self)
         inner.facts, inner.broken, inner._lifted, inner._integers = {}, {}, {}, {}
         inner.call, inner._caller = call, self
+        inner.scope = f"{self.scope}{self.view.position[call]}/"
         for parameter, argument in zip(function.inputs, call.inputs, strict=False):
             if argument is None:
                 continue
@@ -274,7 +278,16 @@ class Evaluation:
         if fact is not None:
             return tuple(product(atom.size for atom in dim) for dim in fact.dims)
         sizes = self.view.shape(value)
-        return None if sizes is None else tuple(size.substitute(self.bindings) for size in sizes)
+        if sizes is None:
+            return None
+        return tuple(self._of_this_call(size).substitute(self.bindings) for size in sizes)
+
+    def _of_this_call(self, size: Size) -> Size:
+        """Sizes that nobody named (`value[axis]`, see shape_inference.py) differ from call to call of a function."""
+        if not self.scope:
+            return size
+        names = sorted((self.scope + name if "[" in name else name, exponent) for name, exponent in size.symbols)
+        return Size(size.factor, tuple(names))
 
     def integers(self, value: ir.Value | None) -> np.ndarray | None:
         """An integer tensor as an object array of `Size`, or None when it is not computed from shapes."""

@@ -23,6 +23,7 @@ class Context(Protocol):
     """What shape arithmetic needs of an evaluation."""
 
     view: ModelView
+    scope: str
 
     def shape(self, value: ir.Value) -> tuple[Size, ...] | None: ...
 
@@ -123,12 +124,13 @@ def _unknown(context: Context, value: ir.Value) -> np.ndarray | None:
     shape = context.view.shape(value)
     if value.dtype not in _INTEGERS or shape is None or len(shape) > 1:
         return None
+    name = f"{context.scope}{value.name}"
     if not shape:
-        return np.array(Size.symbol(f"{value.name}"), dtype=object)
+        return np.array(Size.symbol(name), dtype=object)
     length = shape[0].static
     if length is None or length > _MAX_ELEMENTS:
         return None
-    return _objects([Size.symbol(f"{value.name}[{i}]") for i in range(length)])
+    return _objects([Size.symbol(f"{name}[{i}]") for i in range(length)])
 
 
 def _objects(items: list[Size]) -> np.ndarray:
@@ -225,6 +227,36 @@ def _same(context: Context, node: ir.Node) -> np.ndarray:
     return _input(context, node, 0)
 
 
+def _cast(context: Context, node: ir.Node) -> np.ndarray:
+    return _converted(_input(context, node, 0), ir.DataType(_attribute(context, node, "to", 0)))
+
+
+def _cast_like(context: Context, node: ir.Node) -> np.ndarray:
+    like = node.inputs[1]
+    return _converted(
+        _input(context, node, 0), (None if like is None else context.view.dtype(like)) or ir.DataType.UNDEFINED
+    )
+
+
+def _converted(data: np.ndarray, to: ir.DataType) -> np.ndarray:
+    """Sizes in another type, where it can hold any size."""
+    if to not in _HOLDS_SIZES:
+        raise ValueError(f"sizes as {to.name}")
+    return _map(lambda v: Size.of(int(v)) if isinstance(v, bool) else v, data)
+
+
+_HOLDS_SIZES = {
+    ir.DataType.INT64,
+    ir.DataType.INT32,
+    ir.DataType.UINT64,
+    ir.DataType.UINT32,
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT16,  # (rounded there, but read as it was meant)
+    ir.DataType.BFLOAT16,
+}
+
+
 def _binary(function: Callable[[Size, Size], object]) -> Callable[[Context, ir.Node], np.ndarray]:
     def apply(context: Context, node: ir.Node) -> np.ndarray:
         return _map(function, _input(context, node, 0), _input(context, node, 1))
@@ -308,7 +340,7 @@ def _range(context: Context, node: ir.Node) -> np.ndarray:
 
 def _reduce_prod(context: Context, node: ir.Node) -> np.ndarray:
     data = _input(context, node, 0)
-    if data.ndim != 1:
+    if data.ndim != 1 or _attribute(context, node, "noop_with_empty_axes", 0):
         raise ValueError("not a product of all elements")
     total = np.array(product(data), dtype=object)
     return total.reshape(1) if _attribute(context, node, "keepdims", 1) else total
@@ -324,8 +356,8 @@ _OPS: dict[str, Callable[[Context, ir.Node], np.ndarray | None]] = {
     "Squeeze": _squeeze,
     "Reshape": _reshape,
     "Identity": _same,
-    "Cast": _same,
-    "CastLike": _same,
+    "Cast": _cast,
+    "CastLike": _cast_like,
     "Floor": _same,
     "Ceil": _same,
     "Mul": _binary(lambda a, b: a * b),

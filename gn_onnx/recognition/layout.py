@@ -250,7 +250,11 @@ def _unify_dim(a: Dim, b: Dim, renaming: Renaming) -> Dim:
 
 
 def _bind_sizes(a: Dim, b: Dim) -> None:
-    """Where a known size meets an unknown one that cannot be 1, since it is cut, it is that size (or nothing runs)."""
+    """Where a known size meets an unknown one that is cut into groups, it is that size.
+
+    (A single channel, which does not divide into groups, would be broadcast against the parameters of many channels;
+    that is no input for a network of that many.)
+    """
     known, unknown = dim_size(a), dim_size(b)
     if known == unknown:
         return

@@ -19,6 +19,8 @@ from gn_onnx.recognition.layout import Atom, Dims, dim_size
 from gn_onnx.recognition.polynomials import THE_X, UNIT, Coefficient, Moment, Monomial, Poly, Root, Symbol, Tensor
 from gn_onnx.recognition.sizes import Size, product
 
+_FLOAT32 = np.finfo(np.float32)
+
 
 class Mismatch(Exception):  # noqa: N818 - an answer, not an error
     """The value is not a GroupNorm of x; the message says why.
@@ -160,6 +162,8 @@ def _statistics(evaluation: Evaluation, index: int) -> tuple[frozenset[Atom], fl
         raise Mismatch(f"epsilon is negative ({value:g})")
     if not np.isfinite(value):
         raise Mismatch(f"epsilon is {value:g}")
+    if value and not float(_FLOAT32.tiny) <= value <= float(_FLOAT32.max):
+        raise Mismatch(f"epsilon is {value:g}, which an attribute of a node (float32) cannot say")
     return atoms, value
 
 

@@ -24,7 +24,8 @@ FIRST_IR_VERSION_WITH_DEFAULTS = 4
 """Since this IR version an initializer that is an input too is a default, which the caller may replace."""
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-_NOT_FOLDED = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+"""Operators that may give another result for the same inputs."""
 _MAX_FOLD_DEPTH = 100
 
 
@@ -76,7 +77,7 @@ class ModelView:
         if self._fixed is None:
             self._fixed = set()
             for node in self.position:
-                if node.op_type in _NOT_FOLDED or node in self._with_bodies:
+                if node.op_type in RANDOM or node in self._with_bodies:
                     continue
                 if all(v is None or v in self._fixed or self._is_weight(v) for v in node.inputs):
                     self._fixed.update(node.outputs)

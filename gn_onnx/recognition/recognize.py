@@ -18,7 +18,6 @@ from gn_onnx.recognition.roots import find_seeds
 from gn_onnx.recognition.sites import ALREADY_ONE_NODE, find_sites, is_settled
 from gn_onnx.recognition.walk import Walk, producer, walk_from
 
-
 _MAX_KEPT_WALKS = 16
 """The mean and the variance of one look-alike lead to the same candidates."""
 

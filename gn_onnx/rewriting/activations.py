@@ -18,8 +18,11 @@ import onnx_ir as ir
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS, ModelView
 
 _LARGE = 1e30
-_TOLERANCE = 1e-3
-"""Relative tolerance for the constants of an activation (1/6 in float16); none of them is near another activation's."""
+_TOLERANCE = {ir.DataType.FLOAT16: 1e-3, ir.DataType.BFLOAT16: 8e-3}
+"""Relative tolerance for the constants of an activation, by their element type: 1/6 is rounded in it."""
+
+_SIX_DIGITS = 3e-6
+"""The same in float32 and for attributes: 0.166667 is meant as 1/6, 0.1667 is another slope."""
 
 _MAX_NESTED_CALLS = 8
 _MAX_STEPS = 3
@@ -43,6 +46,11 @@ class _Site:
     y: ir.Value
     rank: int
     calls: int = 0
+
+    @property
+    def tolerance(self) -> float:
+        """For constants of y's element type."""
+        return _TOLERANCE.get(self.view.dtype(self.y) or ir.DataType.FLOAT, _SIX_DIGITS)
 
     def number(self, value: ir.Value | None) -> float | None:
         """The value of a constant of one element that does not add an axis."""
@@ -69,8 +77,8 @@ def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
     return second if first is value else first
 
 
-def _near(number: float | None, expected: float) -> bool:
-    return number is not None and math.isclose(number, expected, rel_tol=_TOLERANCE)
+def _near(number: float | None, expected: float, tolerance: float = _SIX_DIGITS) -> bool:
+    return number is not None and math.isclose(number, expected, rel_tol=tolerance)
 
 
 def _float(node: ir.Node, name: str, default: float) -> float | None:
@@ -229,7 +237,7 @@ def _hard_swish(site: _Site) -> Iterator[Activation]:
                     reached.append((node.outputs[0], factor * affine[other][0], True))
         products = reached
         for value, factor, has_y in products:
-            if has_y and _near(factor, 1.0):
+            if has_y and _near(factor, 1.0, site.tolerance):
                 yield Activation("hard_swish", value)
 
 
@@ -240,7 +248,7 @@ def _hard_gates(site: _Site, affine: dict[ir.Value, tuple[float, float]]) -> Ite
             yield node.outputs[0], 1.0
     for value, (a, b) in affine.items():
         for clipped, high in _clipped(site, value):
-            if high > 0 and _near(a / high, 1 / 6) and _near(b / high, 0.5):
+            if high > 0 and _near(a / high, 1 / 6, site.tolerance) and _near(b / high, 0.5, site.tolerance):
                 yield clipped, high
 
 

@@ -149,8 +149,9 @@ class Builder:
                 term = factor if term is None else self.node("Mul", [term, factor], f"{name}_scaled")
             total = term if total is None else self.node("Add", [total, term], f"{name}_sum")
         assert total is not None, "a value without terms is constant"
-        if not full and num_channels is not None:
-            total = self.node("Expand", [total, self.ints([num_channels], f"{name}_channels")], f"{name}_expanded")
+        if not full:
+            length = self._length(x, axis, name) if num_channels is None else self.ints([num_channels], f"{name}_channels")
+            total = self.node("Expand", [total, length], f"{name}_expanded")
         return total
 
     def _flat(self, tensor: ir.Value, name: str) -> ir.Value:
@@ -162,15 +163,19 @@ class Builder:
 
     def _filled_like_channels(self, number: float, x: ir.Value, axis: int, name: str) -> ir.Value:
         """A vector of one number, as long as x has channels, known at run time only."""
+        length = self._length(x, axis, name)
+        bfloat16 = self.dtype == ir.DataType.BFLOAT16 and self.opset < _CONSTANT_OF_SHAPE_BFLOAT16
+        kind = ir.DataType.FLOAT if bfloat16 else self.dtype
+        fill = ir.Tensor(np.asarray([number]).astype(kind.numpy()), dtype=kind)
+        filled = self.node("ConstantOfShape", [length], name, kind, value=fill)
+        return self.node("Cast", [filled], f"{name}_cast", to=self.dtype.value) if bfloat16 else filled
+
+    def _length(self, x: ir.Value, axis: int, name: str) -> ir.Value:
+        """How many channels x has, known at run time only: int64, [1]."""
         shape = self.node("Shape", [x], f"{name}_shape", ir.DataType.INT64)
         if axis < 0:
             last = self.node("Shape", [shape], f"{name}_rank", ir.DataType.INT64)
             index = self.node("Add", [last, self.ints([-1], "minus_one")], f"{name}_axis", ir.DataType.INT64)
         else:
             index = self.ints([axis], "channel_axis")
-        length = self.node("Gather", [shape, index], f"{name}_length", ir.DataType.INT64, axis=0)
-        bfloat16 = self.dtype == ir.DataType.BFLOAT16 and self.opset < _CONSTANT_OF_SHAPE_BFLOAT16
-        kind = ir.DataType.FLOAT if bfloat16 else self.dtype
-        fill = ir.Tensor(np.asarray([number]).astype(kind.numpy()), dtype=kind)
-        filled = self.node("ConstantOfShape", [length], name, kind, value=fill)
-        return self.node("Cast", [filled], f"{name}_cast", to=self.dtype.value) if bfloat16 else filled
+        return self.node("Gather", [shape, index], f"{name}_length", ir.DataType.INT64, axis=0)

@@ -60,6 +60,18 @@ def converted(model: ir.Model, version: int) -> ir.Model:
     return result
 
 
+def raise_import(function: ir.Function, version: int) -> bool:
+    """Whether a function computes the same in opset `version`, which it then imports: no operator in it has changed."""
+    old = function.opset_imports.get("", version)
+    for node in function.all_nodes():
+        if node.domain == "":
+            schemas = [onnx.defs.get_schema(node.op_type, opset, "") for opset in (old, version)]
+            if schemas[0].since_version != schemas[1].since_version:
+                return False
+    function.opset_imports[""] = version
+    return True
+
+
 def _inlined(model: ir.Model) -> ir.Model:
     """Without functions, and without the imports that only their calls needed."""
     domains = {function.domain for function in model.functions.values()}

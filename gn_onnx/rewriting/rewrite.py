@@ -44,7 +44,9 @@ def rewrite(model: ir.Model, group_norms: Sequence[GroupNorm], target: str = "pl
     opset = onnx_opset(model)
     constants = Constants(Namer(model))
     one_type = _needs_one_type(group_norms, opset) if target == "plugin" else {}
-    functions = {function.graph: function for function in model.functions.values()}
+    functions: dict[ir.Graph, ir.Function] = {}
+    for function in model.functions.values():
+        functions.update(dict.fromkeys((function.graph, *function.subgraphs()), function))
     replaced: dict[ir.Value, ir.Value] = {}
     for group_norm in group_norms:
         current = _with_current_values(group_norm, replaced)
@@ -91,7 +93,8 @@ def _replace(
     last = output.producer()
     assert last is not None and isinstance(last.graph, ir.Graph), "a recognised output is computed by a node of a graph"
     function = functions.get(last.graph)
-    builder = Builder(last.graph, output.name or "group_norm", constants, dtype, opset, in_function=function is not None)
+    in_function = function is not None and last.graph is function.graph
+    builder = Builder(last.graph, output.name or "group_norm", constants, dtype, opset, in_function=in_function)
     x = group_norm.x
     if group_norm.x_shape is not None:
         x = builder.node("Reshape", [x, builder.ints(group_norm.x_shape, "shape")], "reshaped", group_norm.dtype)

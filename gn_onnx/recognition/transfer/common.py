@@ -58,8 +58,14 @@ def target_shape(evaluation: Evaluation, node: ir.Node) -> list[Size]:
     return list(array.ravel())
 
 
+def broadcast(evaluation: Evaluation, fact: Fact, other: Fact) -> Fact:
+    """The value in the shape that it has beside an operand which does nothing else to it."""
+    poly, _, dims = evaluation.combine(fact, Fact({}, other.dims))
+    return Fact(poly, dims)
+
+
 def scalar_constant(evaluation: Evaluation, node: ir.Node, index: int, depth: int) -> float | None:
-    """The value of an operand that is one constant number, else None."""
+    """The value of an operand all of whose elements are one constant number, else None; its shape may be any."""
     fact = operand(evaluation, node, index, depth)
     if not fact.poly:
         return 0.0

@@ -11,11 +11,13 @@ import onnx_ir as ir
 from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
 from gn_onnx.recognition.integers import is_rounded
 from gn_onnx.recognition.layout import free_dim
+from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import THE_X, Moment, NotExpressible, Poly, constant, of_factor, of_size
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer.common import (
     TransferFunction,
     axes,
+    broadcast,
     float_attribute,
     has_input,
     int_attribute,
@@ -64,7 +66,8 @@ def _power(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     if exponent is None:
         raise NotExpressible("a power that is not one constant")
     fact = operand(evaluation, node, 0, depth)
-    return Fact(evaluation.algebra.power(fact.poly, exponent), fact.dims)
+    power = Fact(evaluation.algebra.power(fact.poly, exponent), fact.dims)
+    return broadcast(evaluation, power, operand(evaluation, node, 1, depth))
 
 
 def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -72,9 +75,7 @@ def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     if to not in FLOATS:
         raise NotExpressible(f"a cast to {to.name}")
     value = node.inputs[0]
-    x_type = evaluation.view.dtype(evaluation.root)
-    if value is not None and value in evaluation.facts and x_type is not None and to.itemsize < x_type.itemsize:
-        raise NotExpressible(f"x is rounded to {to.name} on the way")
+    _check_not_rounded(evaluation, value, to)
     if value is not None and value not in evaluation.facts:
         sizes = evaluation.integers(value)
         if (
@@ -88,11 +89,18 @@ def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return operand(evaluation, node, 0, depth)
 
 
+def _check_not_rounded(evaluation: Evaluation, value: ir.Value | None, to: ir.DataType) -> None:
+    x_type = evaluation.view.dtype(evaluation.root)
+    if value is not None and value in evaluation.facts and x_type is not None and to.itemsize < x_type.itemsize:
+        raise NotExpressible(f"x is rounded to {to.name} on the way")
+
+
 def _cast_like(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     like = node.inputs[1]
     dtype = None if like is None else evaluation.view.dtype(like)
     if dtype not in FLOATS:
         raise NotExpressible("a cast to a type that is not a float, or not known")
+    _check_not_rounded(evaluation, node.inputs[0], dtype)
     return operand(evaluation, node, 0, depth)
 
 
@@ -102,6 +110,8 @@ def _identity(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 
 def _dropout(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, Fact]:
     training = node.inputs[2] if len(node.inputs) > 2 else None
+    if evaluation.view.opset_version(node) < 7 and not int_attribute(evaluation, node, "is_test", 0):
+        raise NotExpressible("Dropout in training mode")
     if training is not None:
         flag = evaluation.view.constant(training)
         if flag is None or bool(flag.ravel()[0]):
@@ -122,16 +132,16 @@ def _relu(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 
 def _max(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     values: list[Fact] = []
+    bounds: list[Fact] = []
     bound = -np.inf
     for i in range(len(node.inputs)):
         number = scalar_constant(evaluation, node, i, depth)
-        if number is None:
-            values.append(operand(evaluation, node, i, depth))
-        else:
-            bound = max(bound, number)
+        (values if number is None else bounds).append(operand(evaluation, node, i, depth))
+        bound = bound if number is None else max(bound, number)
     if len(values) != 1:
         raise NotExpressible("the maximum of several values")
-    return _at_least(evaluation, values[0], bound, "Max")
+    kept = _at_least(evaluation, values[0], bound, "Max")
+    return functools.reduce(functools.partial(broadcast, evaluation), bounds, kept)
 
 
 def _clip(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -180,12 +190,26 @@ def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         raise NotExpressible("a choice that depends on the data")
     chosen, other = (1, 2) if holds else (2, 1)
     fact = operand(evaluation, node, chosen, depth)
-    unused = node.inputs[other]
-    shape = None if unused is None else evaluation.shape(unused)
+    # The condition and the operand that is never taken still broadcast.
+    for unused in (node.inputs[0], node.inputs[other]):
+        fact = broadcast(evaluation, fact, _shape_of(evaluation, unused, depth))
+    return fact
+
+
+def _shape_of(evaluation: Evaluation, value: ir.Value | None, depth: int) -> Fact:
+    """A fact that says nothing but the shape."""
+    node = None if value is None else value.producer()
+    if node is not None and node.domain in STANDARD_DOMAINS and node.op_type in _LOGICAL:
+        shapes = [_shape_of(evaluation, v, depth) for v in node.inputs]
+        return functools.reduce(functools.partial(broadcast, evaluation), shapes)
+    shape = None if value is None else evaluation.shape(value)
     if shape is None:
         raise NotExpressible("a choice between values of unknown shape")
-    zero = Fact(constant(0.0), tuple(free_dim(size) for size in shape))
-    return binary(evaluation, fact, zero, evaluation.algebra.add)  # the other operand still broadcasts
+    known = None if value is None else evaluation.facts.get(value)
+    return Fact({}, tuple(free_dim(size) for size in shape) if known is None else known.dims)
+
+
+_LOGICAL = {"And", "Or", "Not", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
 
 
 def _is_zero_of_constant_group(evaluation: Evaluation, node: ir.Node, depth: int) -> bool:

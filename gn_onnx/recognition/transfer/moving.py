@@ -60,7 +60,7 @@ def _unsqueeze(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 def _squeeze(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     fact = operand(evaluation, node, 0, depth)
     gone = axes(evaluation, node, len(fact.dims))
-    if gone is None:
+    if not gone:  # (an empty list of axes is none for ONNX Runtime)
         if any(dim and dim_size(dim).static is None for dim in fact.dims):
             raise NotExpressible("a Squeeze of whatever happens to have size 1")
         gone = [i for i, dim in enumerate(fact.dims) if not dim]

@@ -40,6 +40,10 @@ def _part(evaluation: Evaluation, fact: Fact, axis: int, count: int, position: i
     return Fact(evaluation.algebra.marked(poly, frozenset({mark})), (*cut.dims[:axis], dim, *cut.dims[axis + 2 :]))
 
 
+_UNEVEN_SPLIT = 18
+"""Before this opset a Split without sizes fails where the parts are not equal."""
+
+
 def _split(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, Fact]:
     fact = operand(evaluation, node, 0, depth)
     axis = int_attribute(evaluation, node, "axis", 0) % max(len(fact.dims), 1)
@@ -48,6 +52,8 @@ def _split(evaluation: Evaluation, node: ir.Node, depth: int) -> dict[ir.Value, 
     if sizes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
         array = evaluation.integers(node.inputs[1])
         sizes = None if array is None else [size.static or 0 for size in array.ravel()]
+    if sizes is None and dim_size(fact.dims[axis]).static is None and evaluation.view.opset_version(node) >= _UNEVEN_SPLIT:
+        raise NotExpressible("a Split of an axis of unknown size, whose last part may be smaller")
     if count < 2 or (sizes is not None and len(set(sizes)) != 1):
         raise NotExpressible("a Split into parts of different sizes")
     return {value: _part(evaluation, fact, axis, count, i) for i, value in enumerate(node.outputs)}
