@@ -17,7 +17,7 @@ def counterparts(before: ir.Graph, after: ir.Graph) -> dict[ir.Graph, ir.Graph]:
     stack = [(before, after)]
     while stack:
         old, new = stack.pop()
-        for node, counterpart in _nodes(old, new):
+        for node, counterpart in counterpart_nodes(old, new):
             for name, attribute in node.attributes.items():
                 other = counterpart.attributes.get(name)
                 if attribute.is_ref() or other is None or other.type != ir.AttributeType.GRAPH or other.is_ref():
@@ -32,7 +32,7 @@ def annotate(before: ir.Graph, after: ir.Graph) -> None:
     after.name, after.doc_string = before.name, before.doc_string
     after.metadata_props.update(before.metadata_props)
     names = {node.name for node in after}
-    for node, counterpart in _nodes(before, after):
+    for node, counterpart in counterpart_nodes(before, after):
         if not counterpart.name and node.name not in names:
             counterpart.name = node.name
         counterpart.doc_string = counterpart.doc_string or node.doc_string
@@ -47,7 +47,7 @@ def annotate(before: ir.Graph, after: ir.Graph) -> None:
             value.metadata_props.update(known.metadata_props)
 
 
-def _nodes(before: ir.Graph, after: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
+def counterpart_nodes(before: ir.Graph, after: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
     """Nodes of `before`, each with a counterpart; one that became several nodes comes several times."""
     producers = {value.name: node for node in before for value in node.outputs if value.name}
     named = {node.name: node for node in before if node.name}

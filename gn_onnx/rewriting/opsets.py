@@ -1,8 +1,8 @@
 """Brings a model to a newer opset of the ONNX domain, with ONNX's own converter, without touching its weights.
 
-The converter works on a copy in which every weight is an input, so that external data stays where it is. Two things that
-it gets wrong are kept from it: GroupNormalization of opset 18 is replaced before (see rewrite.py), and model-local
-functions, which it drops, are inlined. What it forgets (documentation, metadata, shapes) is brought back afterwards.
+The converter works on a copy in which every weight is an input, so that external data stays where it is. What it gets
+wrong is kept from it: GroupNormalization of opset 18 is replaced before (see rewrite.py), model-local functions, which it
+drops, are inlined, and see old_operators.py. What it forgets (documentation, metadata, shapes) is brought back afterwards.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from onnx import version_converter
 from onnx_ir.passes.common import InlinePass
 
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.rewriting import old_operators
 from gn_onnx.rewriting.counterparts import annotate, counterparts
 
 _MAX_CARRIED_ELEMENTS = 1024
@@ -36,6 +37,7 @@ def converted(model: ir.Model, version: int) -> ir.Model:
     old = onnx_opset(model)
     if model.functions:
         model = _inlined(model)
+    old_operators.check(model, old, version)
     weights = _weights_to_inputs(model.graph)
     proto = ir.to_proto(model)
     if {n.op_type for n in proto.graph.node if n.domain == "" and n.op_type == "GroupNormalization"}:
@@ -44,7 +46,7 @@ def converted(model: ir.Model, version: int) -> ir.Model:
         )
     try:
         newer = version_converter.convert_version(proto, version)
-        onnx.checker.check_model(newer)
+        _check(newer)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GnOnnxError(f"the model cannot be brought from opset {old} to {version}: {reason}") from error
@@ -53,11 +55,22 @@ def converted(model: ir.Model, version: int) -> ir.Model:
     _inputs_to_weights(result.graph, weights, pairs)
     for before, after in pairs.items():
         annotate(before, after)
+        old_operators.restore(before, after, old)
     result.ir_version = max(model.ir_version, result.ir_version, onnx.helper.VERSION_TABLE[0][1])
     result.metadata_props.update(model.metadata_props)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     result.domain, result.model_version, result.doc_string = model.domain, model.model_version, model.doc_string
     return result
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    """Raises ValidationError. An output may be without a shape: ONNX Runtime takes it, and detectors have such ones."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(copy)
 
 
 def raise_import(function: ir.Function, version: int) -> bool:
