@@ -117,7 +117,7 @@ CASES = [
         for mode in ("nearest", "linear", "cubic")
         for how in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel")
     ),
-    Case(11, "y = Resize <coordinate_transformation_mode = \"tf_half_pixel_for_nn\", nearest_mode = \"floor\"> (x, r, scales)",
+    Case(11, "y = Resize <coordinate_transformation_mode = \"tf_half_pixel_for_nn\"> (x, r, scales)",
          "float[0] r = {}, float[4] scales = {1, 1, 1.5, 2}"),
     Case(13, "y = Resize <mode = \"linear\"> (x, \"\", \"\", sizes)", "int64[4] sizes = {1, 4, 9, 7}"),
     Case(13, "y = Resize <mode = \"cubic\", cubic_coeff_a = -0.5> (x, \"\", scales)", "float[4] scales = {1, 1, 1.5, 2}"),
@@ -148,7 +148,8 @@ CASES = [
     Case(11, "y = ScatterND (x, where, new)", "int64[1,2] where = {0, 3}, float[1,6,5] new = {" + _numbers(30, 7) + "}"),
     Case(11, "y = Gather <axis = 2> (x, which)", "int64[2] which = {-1, 2}"),
     Case(11, "y = GatherND (x, which)", "int64[1,2] which = {0, 3}"),
-    Case(9, "y = Gemm (flat, w, b)  flat = Flatten <axis = 2> (x)", "float[30,2] w = {" + _numbers(60, 0.5) + "}, float[2] b = {1, 2}"),
+    Case(9, "y = Gemm (flat, w, b)  flat = Flatten <axis = 2> (x)",
+         "float[30,2] w = {" + _numbers(60, 0.5) + "}, float[2] b = {1, 2}"),
     Case(9, "y = OneHot (x, depth, values)", "int64 depth = {5}, float[2] values = {0, 1}", (3,), dtype=np.int64),
     Case(9, "y = ArgMax <axis = 1> (x)", result="int64"),
     Case(11, "y = ArgMin <axis = -1, keepdims = 0> (x)", result="int64"),
@@ -193,7 +194,8 @@ CASES = [
     Case(13, "y = HardSigmoid (x)"),
     Case(14, "y = HardSwish (x)"),
     Case(10, "y = ThresholdedRelu <alpha = 0.5> (x)"),
-    Case(9, "y = ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (x, w)", "float[4,1,2,2] w = {" + _numbers(8, 0.1, 0.2) + "}"),
+    Case(9, "y = ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (x, w)",
+         "float[4,1,2,2] w = {" + _numbers(8, 0.1, 0.2) + "}"),
     Case(9, "y = Conv <auto_pad = \"SAME_LOWER\"> (x, w)", "float[1,4,2,2] w = {" + _numbers(8, 0.1, 0.2) + "}"),
     Case(9, "y = LRN <size = 3> (x)"),
     Case(9, "y = Compress <axis = 1> (x, which)", "bool[4] which = {1, 0, 1, 1}"),
