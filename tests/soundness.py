@@ -26,6 +26,7 @@ _TYPE_NAMES = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 def tolerance(model: onnx.ModelProto) -> float:
     kinds = {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
     kinds |= {tensor.data_type for tensor in model.graph.initializer}
+    kinds |= {a.i for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to"}
     return max(TOLERANCE[_TYPE_NAMES[kind]] for kind in kinds if kind in _TYPE_NAMES)
 
 

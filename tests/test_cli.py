@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hand_models import detector, fused_detector, without_group_norm
 
@@ -102,7 +103,16 @@ def test_a_wrong_fusion_is_refused(
 ) -> None:
     right = gn_onnx.fuse(model_io.load_model(model))
     wrong = model_io.to_ir(fused_detector(detector(), epsilon=2e-5))
-    monkeypatch.setattr(gn_onnx, "fuse", lambda *_, **__: type(right)(wrong, right.fused, right.rejected))
+
+    class Wrong:
+        fused, rejected = right.fused, right.rejected
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __call__(self, model: ir.Model) -> ir.passes.PassResult:
+            return ir.passes.PassResult(wrong, modified=True)
+
+    monkeypatch.setattr(gn_onnx, "FuseGroupNorm", Wrong)
     assert cli.main(["fuse", str(model)]) == 1
     assert "not equal to the original" in capsys.readouterr().err
     assert files(model.parent) == ["detector.onnx"]

@@ -92,21 +92,22 @@ def _fuse(request: Request) -> tuple[FusionReport, onnx.ModelProto, onnx.ModelPr
     proto = model_io.load_proto(path)
     start = time.perf_counter()
     model = model_io.to_ir(proto, folder=path.parent, name=str(path))
+    fuser = gn_onnx.FuseGroupNorm(request.target, activations=request.activations)
     try:
-        result = gn_onnx.fuse(model, target=request.target, activations=request.activations)
+        model = fuser(model).model
     except GnOnnxError as error:
         raise GnOnnxError(f"{path}: {error}") from error
     seconds = time.perf_counter() - start
-    for site in result.fused:
+    for site in fuser.fused:
         _LOG.info("  %s: %s", site.core or "site", site)
     # A file without a GroupNorm is not written anew: not one byte of it should change.
-    fused = model_io.to_proto(result.model, like=proto) if result.fused else proto
+    fused = model_io.to_proto(model, like=proto) if fuser.fused else proto
     report = FusionReport(
         model=path,
         target=request.target,
-        fused=tuple(result.fused),
-        rejected=tuple(result.rejected),
-        already=0 if result.fused else sum(is_group_norm(node) for node in all_nodes(proto)),
+        fused=fuser.fused,
+        rejected=fuser.rejected,
+        already=0 if fuser.fused else sum(is_group_norm(node) for node in all_nodes(proto)),
         nodes=(count_nodes(proto), count_nodes(fused)),
         bytes=(proto.ByteSize() + external_data.size_in_bytes(proto), fused.ByteSize() + external_data.size_in_bytes(fused)),
         seconds=seconds,

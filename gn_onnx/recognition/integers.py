@@ -7,6 +7,7 @@ tensor is a NumPy array of `Size` objects here; an element that cannot be follow
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -276,7 +277,7 @@ def _div(context: Context, node: ir.Node) -> np.ndarray:
 
     def divide(a: Size, b: Size) -> Size:
         if whole and a.static is not None and b.static is not None:
-            return Size.of(int(a.factor / b.factor))  # towards zero, as integers divide
+            return Size.of(int(Fraction(a.factor) / b.factor))  # towards zero, as integers divide
         return _divide(a, b)
 
     return _map(divide, _input(context, node, 0), _input(context, node, 1))

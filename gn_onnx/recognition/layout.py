@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from fractions import Fraction
 
 from gn_onnx.recognition.sizes import ONE, Size, product
 
@@ -100,7 +101,7 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
     renaming: Renaming = {}
     out: list[list[Atom]] = []
     # What is known to be whole: C * H / 8 tells that 8 divides C (or that H has the factor), never that 16 does.
-    whole = [size.factor for size in target if size.is_fraction]
+    whole = [Fraction(size.factor) for size in target if size.is_fraction]
     for size in target:
         current: list[Atom] = []
         need = size
@@ -262,7 +263,7 @@ def _bind_sizes(a: Dim, b: Dim) -> None:
         known, unknown = unknown, known
     cut = any(atom.axis is not None and (atom.size.static or 0) > 1 for atom in (*a, *b))
     if cut and known.static is not None and len(unknown.symbols) == 1 and unknown.symbols[0][1] == 1:
-        value = Size(known.factor / unknown.factor)
+        value = known / Size(unknown.factor)
         if value.is_whole:
             raise Bind(unknown.symbols[0][0], value)
 

@@ -14,9 +14,12 @@ from fractions import Fraction
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """An exact monomial; `symbols` is sorted by name and holds no zero exponent."""
+    """An exact monomial; `symbols` is sorted by name and holds no zero exponent.
 
-    factor: Fraction
+    The factor is an int where it is whole: exact fractions are slow, and rare.
+    """
+
+    factor: int | Fraction
     symbols: tuple[tuple[str, int], ...] = ()
 
     def __hash__(self) -> int:
@@ -24,11 +27,11 @@ class Size:
 
     @classmethod
     def of(cls, value: int) -> Size:
-        return cls(Fraction(value))
+        return cls(value)
 
     @classmethod
     def symbol(cls, name: str) -> Size:
-        return cls(Fraction(1), ((name, 1),))
+        return cls(1, ((name, 1),))
 
     @property
     def is_one(self) -> bool:
@@ -41,9 +44,7 @@ class Size:
     @property
     def static(self) -> int | None:
         """The value where it is a known integer, else None."""
-        if self.symbols or self.factor.denominator != 1:
-            return None
-        return self.factor.numerator
+        return None if self.symbols or self.factor.denominator != 1 else self.factor.numerator
 
     @property
     def is_whole(self) -> bool:
@@ -72,7 +73,11 @@ class Size:
 
     def __truediv__(self, other: Size) -> Size:
         """Exact quotient. Raises ZeroDivisionError."""
-        return self * Size(1 / other.factor, tuple((name, -exponent) for name, exponent in other.symbols))
+        quotient = Fraction(self.factor) / other.factor if other.factor != 1 else self.factor
+        factor = quotient.numerator if quotient.denominator == 1 else quotient
+        if not other.symbols:
+            return Size(factor, self.symbols)
+        return Size(factor, self.symbols) * Size(1, tuple((name, -exponent) for name, exponent in other.symbols))
 
     def substitute(self, bindings: dict[str, Size]) -> Size:
         """This size with every symbol in `bindings` replaced."""

@@ -15,8 +15,10 @@ _PLAIN = {op_type("none", channels_last=last): last for last in (False, True)}
 
 def plain_nodes(model: ir.Model) -> list[GroupNorm]:
     """A record for every node of ours that has no activation yet, in graph order."""
-    view = ModelView(model)
     nodes = [node for node in _nodes(model) if node.domain == DOMAIN and node.op_type in _PLAIN]
+    if not nodes:
+        return []
+    view = ModelView(model)
     return [record for node in nodes if (record := _record(view, node)) is not None]
 
 

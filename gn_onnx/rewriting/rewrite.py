@@ -240,6 +240,8 @@ def declare(model: ir.Model, opset: int) -> None:
 def _called_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
     """Model-local functions that are reached from the main graph."""
     reached: set[ir.OperatorIdentifier] = set()
+    if not model.functions:
+        return reached
     stack: list[ir.Graph | ir.Function] = [model.graph]
     while stack:
         for node in stack.pop().all_nodes():
