@@ -335,11 +335,46 @@ def _dropout(call: Call, x: Array, ratio: Array | None = None, training: Array |
     return x, np.ones(x.shape, np.bool_)
 
 
-def _pointwise_conv(call: Call, x: Array, weight: Array, bias: Array | None = None) -> Array:
-    if any(size != 1 for size in weight.shape[2:]) or call.get("group", 1) != 1 or any(call.get("pads", [])):
-        raise Unsupported("Conv other than pointwise")
-    y = np.einsum("nc...,oc->no...", x, weight.reshape(weight.shape[:2]))
+def _windows(call: Call, x: Array, kernel: Sequence[int]) -> Array:
+    """[N, C, *positions, *kernel]; without dilations."""
+    rank = len(kernel)
+    if call.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET") or set(call.get("dilations", [1])) != {1}:
+        raise Unsupported("windows with automatic padding or dilations")
+    pads = call.get("pads") or [0] * (2 * rank)
+    x = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+    view = np.lib.stride_tricks.sliding_window_view(x, tuple(kernel), axis=tuple(range(2, 2 + rank)))
+    steps = tuple(slice(None, None, step) for step in call.get("strides") or [1] * rank)
+    return view[(slice(None), slice(None), *steps)]
+
+
+def _conv(call: Call, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    groups = call.get("group", 1)
+    view = _windows(call, x, weight.shape[2:])
+    kernel = tuple(range(view.ndim - (x.ndim - 2), view.ndim))
+    parts = zip(np.split(view, groups, axis=1), np.split(weight, groups), strict=True)
+    axes = ([1, *kernel], [1, *range(2, weight.ndim)])
+    y = np.concatenate([np.moveaxis(np.tensordot(v, w, axes), -1, 1) for v, w in parts], axis=1)
     return y if bias is None else y + _column(bias, x.ndim)
+
+
+def _average_pool(call: Call, x: Array) -> Array:
+    kernel = call.get("kernel_shape")
+    view = _windows(call, x, kernel)
+    axes = tuple(range(view.ndim - len(kernel), view.ndim))
+    if call.get("count_include_pad", 0) or not any(call.get("pads") or [0]):
+        return view.mean(axis=axes)
+    return view.sum(axis=axes) / _windows(call, np.ones_like(x), kernel).sum(axis=axes)
+
+
+def _resize(call: Call, x: Array, _roi: Array | None, scales: Array | None = None, sizes: Array | None = None) -> Array:
+    """Nearest neighbours, asymmetric coordinates."""
+    rounded = {b"floor": np.floor, b"ceil": np.ceil, "floor": np.floor, "ceil": np.ceil}.get(call.get("nearest_mode"))
+    if call.get("coordinate_transformation_mode") != "asymmetric" or rounded is None or scales is None or sizes is not None:
+        raise Unsupported("Resize of another kind")
+    for axis, scale in enumerate(scales):
+        at = rounded(np.arange(int(x.shape[axis] * scale)) / scale).astype(np.int64)
+        x = np.take(x, np.minimum(at, x.shape[axis] - 1), axis=axis)
+    return x
 
 
 def _tile(call: Call, x: Array, repeats: Array) -> Array:
@@ -442,7 +477,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Concat": lambda call, *inputs: np.concatenate(inputs, axis=call.get("axis")),
     "Constant": _constant_value,
     "ConstantOfShape": _constant_of_shape,
-    "Conv": _pointwise_conv,
+    "AveragePool": _average_pool,
+    "Conv": _conv,
     "Div": _divide,
     "Dropout": _dropout,
     "Einsum": lambda call, *inputs: np.einsum(call.get("equation"), *inputs),
@@ -493,6 +529,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Reshape": _reshape,
     "Scan": _scan,
     "Shape": _shape,
+    "Resize": _resize,
     "Sigmoid": _sigmoid,
     "Sign": _plain(np.sign),
     "Size": _plain(lambda x: np.asarray(x.size, np.int64)),

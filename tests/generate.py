@@ -310,6 +310,8 @@ def _slices(g: GraphBuilder, s: _Setting, x: Tensor, parts: _Affine) -> tuple[Te
     """A loop over groups: Split, the same of each, Concat."""
     if s.groups == 1:
         return _grouped(g, s, x, parts)
+    if g.sometimes(0.2):
+        return _picked(g, s, x)
     axis = x.rank - 1 if s.channels_last else 1
     dims = tuple(Dim(s.per_group) if i == axis else d for i, d in enumerate(x.dims))
     if g.sometimes(0.5):
@@ -324,6 +326,25 @@ def _slices(g: GraphBuilder, s: _Setting, x: Tensor, parts: _Affine) -> tuple[Te
         g.rng.setstate(state)
         outputs.append(normalised(g, Tensor(name, dims), tuple(range(1, x.rank)), s.epsilon).name)
     return Tensor(g.node("Concat", *outputs, axis=axis), x.dims), False
+
+
+def _picked(g: GraphBuilder, s: _Setting, x: Tensor) -> tuple[Tensor, bool]:
+    """A loop over groups or samples by Gather of one position; the results are stacked."""
+    axis = x.rank - 1 if s.channels_last else 1
+    t = g.reshape(x, (*x.dims[:axis], Dim(s.groups), Dim(s.per_group), *x.dims[axis + 1 :]))
+    along = 0 if x.dims[0].static not in (None, 1) and g.sometimes(0.5) else axis
+    count = t.dims[along].factor
+    dims = tuple(d for i, d in enumerate(t.dims) if i != along)
+    reduced = [i - (i > along) for i in range(1, t.rank) if i != axis]
+    state = g.rng.getstate()
+    outputs = []
+    for i in range(count):
+        g.rng.setstate(state)
+        position = g.constant(np.asarray(i, np.int64))
+        part = Tensor(g.node("Gather", t.name, position, axis=along), dims)
+        y = normalised(g, part, tuple(reduced), s.epsilon)
+        outputs.append(g.unsqueeze(y, [along]).name)
+    return g.reshape(Tensor(g.node("Concat", *outputs, axis=along), t.dims), x.dims), False
 
 
 def _slice(g: GraphBuilder, x: Tensor, axis: int, start: int, end: int) -> str:
@@ -358,6 +379,12 @@ def _to_channels(g: GraphBuilder, s: _Setting, value: Tensor, x: Tensor) -> Tens
         flat = g.reshape(value, (n, groups))
         repeat = np.repeat(np.arange(s.groups), s.per_group)
         return g.reshape(Tensor(g.node("Gather", flat.name, g.ints(repeat), axis=1), (n, channels)), final)
+    if g.opset >= 11 and g.sometimes(0.2):
+        row = g.reshape(value, (n, ONE, groups))
+        scales = g.constant(np.array([1, 1, s.per_group], np.float32))
+        how = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        wide = g.node("Resize", row.name, g.constant(np.zeros(0, np.float32)), scales, **how)
+        return g.reshape(Tensor(wide, (n, ONE, channels)), final)
     column = g.reshape(value, (n, groups, ONE))
     return g.reshape(g.expand(column, (n, groups, per_group)), final)
 

@@ -37,7 +37,9 @@ def group_norm(
 
 
 def sample(kind: str, shape: tuple[int, ...], epsilon: float = 1e-5, seed: int = 0) -> np.ndarray:
-    """One of the three `KINDS`, float64."""
+    """One of the three `KINDS`, or "zero": every group is constant. float64."""
+    if kind == "zero":
+        return np.zeros(shape)
     rng = np.random.default_rng([seed, len(kind), *shape])
     noise = rng.standard_normal(shape)
     if kind == "low variance":

@@ -43,7 +43,13 @@ def mean(g: GraphBuilder, t: Tensor, axes: Sequence[int]) -> Tensor:
         kinds.append("stages")
     if t.rank > 2 and list(axes) == list(range(2, t.rank)):
         kinds.append("GlobalAveragePool")
+    if len(axes) == 1 and t.dims[axes[0]].static is not None and g.dtype != TensorProto.FLOAT16:
+        kinds.append("MatMul" if axes[0] == t.rank - 1 else "Einsum")
     kind = g.choose(*kinds)
+    if kind == "MatMul":
+        return _mean_by_matrix(g, t, t.dims[axes[0]].factor)
+    if kind == "Einsum" and g.opset >= 12:
+        return _divided(g, _sum_by_einsum(g, t, axes[0]), t, axes)
     if kind == "ReduceSum":
         return _divided(g, g.reduce("ReduceSum", t, axes), t, axes)
     if kind == "stages":
@@ -54,6 +60,22 @@ def mean(g: GraphBuilder, t: Tensor, axes: Sequence[int]) -> Tensor:
     if kind == "GlobalAveragePool":
         return g.op("GlobalAveragePool", t, dims=(*t.dims[:2], *(ONE,) * (t.rank - 2)))
     return g.reduce("ReduceMean", t, axes)
+
+
+def _mean_by_matrix(g: GraphBuilder, t: Tensor, count: int) -> Tensor:
+    """t @ [n, 1], of 1/n, or of 1 and divided afterwards."""
+    divided = g.sometimes(0.5) or count & (count - 1)  # (rounded constants are read as they were meant, numbers only)
+    column = np.full((count, 1), 1.0 if divided else 1.0 / count, _numpy_type(g))
+    total = g.op("MatMul", t, Tensor(g.constant(column), (Dim(count), ONE)), dims=(*t.dims[:-1], ONE))
+    return g.op("Div", total, g.number(float(count))) if divided else total
+
+
+def _sum_by_einsum(g: GraphBuilder, t: Tensor, axis: int) -> Tensor:
+    letters = "abcdefgh"[: t.rank]
+    kept = letters.replace(letters[axis], "")
+    dims = tuple(d for i, d in enumerate(t.dims) if i != axis)
+    total = g.op("Einsum", t, dims=dims, equation=f"{letters}->{kept}")
+    return g.unsqueeze(total, [axis])
 
 
 def square(g: GraphBuilder, t: Tensor) -> Tensor:
@@ -131,11 +153,14 @@ def _root(g: GraphBuilder, v: Tensor) -> Tensor:
 
 
 def reciprocal_root(g: GraphBuilder, v: Tensor) -> Tensor:
-    kind = g.rng.randrange(5)
+    kind = g.rng.randrange(6)
     if kind == 0:
         return g.op("Pow", v, g.number(-0.5))
     if kind == 1:
         return _root(g, _inverse(g, v))
+    if kind == 2 and g.sometimes(0.5):
+        logarithm = g.op("Log", v) if g.sometimes(0.7) else g.commuted("Mul", g.op("Log", _root(g, v)), g.number(2.0))
+        return g.op("Exp", g.commuted("Mul", logarithm, g.number(-0.5)))
     return _inverse(g, _root(g, v))
 
 

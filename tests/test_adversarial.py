@@ -7,6 +7,7 @@ purpose and ask whether the property tests would see it.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -205,13 +206,13 @@ def test_a_wrong_rule_is_noticed(
 def test_a_wrong_epsilon_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     import gn_onnx.recognition.matching as matching
 
-    honest = matching._statistics
+    honest = matching.variance_of
 
     def doubled(evaluation: Evaluation, index: int):
-        atoms, epsilon = honest(evaluation, index)
-        return atoms, 2 * epsilon
+        variance = honest(evaluation, index)
+        return dataclasses.replace(variance, epsilon=2 * variance.epsilon)
 
-    monkeypatch.setattr(matching, "_statistics", doubled)
+    monkeypatch.setattr(matching, "variance_of", doubled)
     assert _caught(cases=5)
 
 

@@ -11,15 +11,23 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "gn_onnx"
 
-MATHEMATICS = (("recognition.sizes",), ("recognition.layout",), ("recognition.polynomials",), ("recognition.algebra",))
+MATHEMATICS = (
+    ("recognition.sizes",),
+    ("recognition.layout",),
+    ("recognition.polynomials",),
+    ("recognition.wording",),
+    ("recognition.algebra",),
+)
 """Each layer may import those before it, numpy and the standard library, and nothing else at all."""
 
 RECOGNISER = (
     ("group_norm", "errors", "recognition.shape_inference"),
     ("recognition.model_view",),
     ("recognition.integers",),
+    ("recognition.followed_shapes",),
     ("recognition.evaluation",),
-    ("recognition.roots", "recognition.matching", "recognition.transfer.common"),
+    ("recognition.roots", "recognition.variance", "recognition.transfer.common"),
+    ("recognition.matching",),
     (
         "recognition.transfer.reductions",
         "recognition.transfer.elementwise",

@@ -45,7 +45,7 @@ def test_is_fused_or_rejected_as_it_says(form: Form) -> None:
 def test_keeps_what_it_computes(form: Form, target: str) -> None:
     fused = fuse(form.model, target=target).model
     before, after = evaluator(form.model), evaluator(fused)
-    for kind in KINDS:
+    for kind in (*KINDS, "zero"):
         for flag in (True, False):
             feeds = form.feeds(kind, flag=flag)
             assert difference(after.run(feeds), before.run(feeds)) <= tolerance(form.model), kind

@@ -5,6 +5,7 @@ Every value that a graph computes from x is written as a sum of terms `coefficie
     x         x itself
     E(p, A)   the mean of x^p over the atoms A of its axes (p = 1, 2)
     root(i)   the positive square root of a polynomial that has more than one term, `roots[i]`
+    log(i)    its logarithm, until an exponential makes a power of it
     t         a tensor of the graph that was not derived from x, taken as it is
     s         a symbolic size (the number of elements of a group may be known at run time only)
 
@@ -30,6 +31,7 @@ from gn_onnx.recognition.polynomials import (
     Coefficient,
     Exponent,
     Factor,
+    Log,
     Moment,
     Monomial,
     NotExpressible,
@@ -42,6 +44,7 @@ from gn_onnx.recognition.polynomials import (
     monomial_product,
     of_factor,
 )
+from gn_onnx.recognition.wording import name_of, why_not_a_variance
 
 MAX_TERMS = 64
 """No spelling of GroupNorm comes near; a longer sum is some other computation, not worth following."""
@@ -131,20 +134,50 @@ class Algebra:
     def _sqrt_of_any(self, p: Poly) -> Poly:
         holds_x = any(isinstance(factor, X | Moment) for monomial in p for factor, _ in monomial)
         if holds_x and self.lower_bound(p) < 0:
-            raise NotExpressible(f"the square root of {self.show(p)}, which may be negative")
+            known = why_not_a_variance(p, self.roots)
+            raise NotExpressible(known or f"the square root of {self.show(p)}, which may be negative")
         return of_factor(self._root(p))
 
     def power(self, p: Poly, exponent: float) -> Poly:
         """`p ** exponent` for exponents that are multiples of 1/2."""
         halves = round(exponent * 2)
         if abs(halves - exponent * 2) > 1e-6 or abs(halves) > 8:
-            raise NotExpressible(f"a power of {exponent:g}")
+            raise NotExpressible(f"{name_of(p, self.roots)} is raised to the power {exponent:g}: a root is 0.5 or -0.5")
         base = self.sqrt(p) if halves % 2 else p
         count = abs(halves) if halves % 2 else abs(halves) // 2
         result = constant(1.0)
         for _ in range(count):
             result = self.multiply(result, base)
         return self.inverse(result) if halves < 0 else result
+
+    def log(self, p: Poly) -> Poly:
+        """The natural logarithm of something that is never negative: a sum of powers' exponents times `log(i)`."""
+        if not p or self.lower_bound(p) < 0:
+            raise NotExpressible(f"the logarithm of {self.show(p)}, which may be negative")
+        if len(p) > 1:
+            return of_factor(Log(self._root(p).index))
+        ((monomial, coefficient),) = p.items()
+        if np.any(coefficient.array <= 0) or any(not isinstance(f, Root) for f, _ in monomial):
+            raise NotExpressible(f"the logarithm of {self.show(p)}")
+        out: Poly = {UNIT: Coefficient(np.log(coefficient.array), coefficient.atoms)}
+        for factor, exponent in monomial:
+            assert isinstance(factor, Root)
+            out[frozenset({(Log(factor.index), 1)})] = Coefficient(np.asarray(float(exponent) / 2))
+        return self.add({}, out) if np.any(coefficient.array != 1) else {m: c for m, c in out.items() if m != UNIT}
+
+    def exp(self, p: Poly) -> Poly:
+        """The exponential of constants and multiples of `log(i)`."""
+        result = constant(1.0)
+        for monomial, coefficient in p.items():
+            if monomial == UNIT:
+                result = self.multiply(result, {UNIT: Coefficient(np.exp(coefficient.array), coefficient.atoms)})
+                continue
+            ((factor, exponent),) = monomial if len(monomial) == 1 else ((None, 0),)
+            times = coefficient.scalar()
+            if not isinstance(factor, Log) or exponent != 1 or times is None:
+                raise NotExpressible("an exponential of something other than a logarithm")
+            result = self.multiply(result, self.power(self.roots[factor.index], times))
+        return result
 
     def _root(self, p: Poly) -> Root:
         for i, other in enumerate(self.roots):
@@ -161,7 +194,7 @@ class Algebra:
             return self.x_atoms - factor.atoms
         if isinstance(factor, Tensor):
             return frozenset(factor.atoms)
-        if isinstance(factor, Root):
+        if isinstance(factor, Root | Log):
             return self.poly_varies_along(self.roots[factor.index])
         return frozenset()
 
@@ -227,8 +260,8 @@ class Algebra:
                         m for m in marks if any((a.axis, a.index) == (m.axis, m.index) for a in self.varies_along(factor))
                     }
                     factor = Moment(factor.power, factor.atoms | own)
-                elif isinstance(factor, Root):
-                    factor = self._root(self.marked(self.roots[factor.index], marks))
+                elif isinstance(factor, Root | Log):
+                    factor = type(factor)(self._root(self.marked(self.roots[factor.index], marks)).index)
                 factors.append((factor, exponent))
             out = self.add(out, {frozenset(factors): coefficient})
         return out
@@ -241,8 +274,8 @@ class Algebra:
             for factor, exponent in monomial:
                 if isinstance(factor, Moment) and mark in factor.atoms:
                     factor = Moment(factor.power, factor.atoms - {mark})
-                elif isinstance(factor, Root):
-                    factor = self._root(self.without_mark(self.roots[factor.index], mark))
+                elif isinstance(factor, Root | Log):
+                    factor = type(factor)(self._root(self.without_mark(self.roots[factor.index], mark)).index)
                 elif isinstance(factor, Tensor) and mark in factor.atoms:
                     raise NotExpressible("a tensor that belongs to one slice")
                 factors.append((factor, exponent))
@@ -291,7 +324,8 @@ class Algebra:
         """The polynomial for a report, e.g. `x*rstd - E[x]*rstd`."""
         if not p:
             return "0"
-        return " + ".join(self._show_term(m, c) for m, c in sorted(p.items(), key=lambda item: -len(item[0]))[:6])
+        terms = (self._show_term(m, c) for m, c in sorted(p.items(), key=lambda item: -len(item[0]))[:6])
+        return " + ".join(terms).replace("+ -", "- ")
 
     def _show_term(self, monomial: Monomial, coefficient: Coefficient) -> str:
         value = coefficient.scalar()
@@ -301,6 +335,8 @@ class Algebra:
             head = "" if value == 1 and monomial else ("-" if value == -1 and monomial else f"{value:.6g}")
         parts = []
         for factor, exponent in sorted(monomial, key=lambda item: str(item[0])):
-            text = f"sqrt({self.show(self.roots[factor.index])})" if isinstance(factor, Root) else str(factor)
+            text = str(factor)
+            if isinstance(factor, Root | Log):
+                text = f"{'sqrt' if isinstance(factor, Root) else 'log'}({self.show(self.roots[factor.index])})"
             parts.append(text if exponent == 1 else f"{text}^{exponent}")
         return ("*" if head not in ("", "-") and parts else "").join([head, "*".join(parts)])

@@ -29,6 +29,7 @@ _THROUGH = {
     "Cast",
     "CastLike",
     "Constant",
+    "ConstantOfShape",
     "Tile",
     "Reshape",
     "Squeeze",

@@ -192,7 +192,7 @@ def unify(left: Dims, right: Dims) -> tuple[Dims, Renaming]:
     result = rename(tuple(out), renaming)
     atoms = [atom for dim in result for atom in dim]
     if len(set(atoms)) != len(atoms):
-        raise LayoutError("the same axis would lie along two dimensions")
+        raise LayoutError("the same axis of x would lie along two dimensions, as in a Gram matrix")
     return result, renaming
 
 

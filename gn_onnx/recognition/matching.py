@@ -16,23 +16,10 @@ from gn_onnx.group_norm import PerChannel
 from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Atom, Dims, dim_size
-from gn_onnx.recognition.polynomials import THE_X, UNIT, Coefficient, Moment, Monomial, Poly, Root, Symbol, Tensor
+from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Monomial, Poly, Root, Symbol, Tensor, constant
 from gn_onnx.recognition.sizes import Size, product
-
-_FLOAT32 = np.finfo(np.float32)
-
-
-class Mismatch(Exception):  # noqa: N818 - an answer, not an error
-    """The value is not a GroupNorm of x; the message says why.
-
-    Attributes:
-        elsewhere: The scale lies along axes that are not x's channels: what looks like the core is another
-            normalisation (LayerNorm, or groups of rows), not a GroupNorm with something behind it.
-    """
-
-    def __init__(self, reason: str, *, elsewhere: bool = False) -> None:
-        super().__init__(reason)
-        self.elsewhere = elsewhere
+from gn_onnx.recognition.variance import Mismatch, variance_of
+from gn_onnx.recognition.wording import epsilon_outside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +33,8 @@ class Match:
     bias: PerChannel
     num_channels: int | None
     has_affine: bool
+    x_was_multiplied: bool
+    """The variance is that of a multiple of x, which would be the x that the author means, if it can be taken for x."""
 
 
 def match(evaluation: Evaluation, fact: Fact) -> Match:
@@ -54,7 +43,8 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
     parts = _split(algebra, fact.poly)
     if _flat(fact.dims) != _flat(evaluation.dims):
         raise Mismatch("the normalised value is not brought back to the input's own layout")
-    group, epsilon = _statistics(evaluation, parts.root)
+    variance = variance_of(evaluation, parts.root)
+    group = variance.atoms
     if not group <= evaluation.algebra.x_atoms:
         raise Mismatch("the statistics are those of one slice")
     if group != parts.mean_atoms:
@@ -68,11 +58,12 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
     return Match(
         channel_axis=axis,
         num_groups=groups,
-        epsilon=epsilon,
-        scale=_per_channel(algebra, parts.scale, channel, size, "scale"),
+        epsilon=variance.epsilon,
+        scale=_per_channel(algebra, algebra.multiply(parts.scale, constant(1.0 / variance.factor)), channel, size, "scale"),
         bias=_per_channel(algebra, parts.bias, channel, size, "bias"),
         num_channels=size.static,
         has_affine=any(atom in channel for atom in scale_atoms),
+        x_was_multiplied=variance.factor != 1.0,
     )
 
 
@@ -94,17 +85,19 @@ def _split(algebra: Algebra, poly: Poly) -> _Parts:
         x_power = exponents.pop(THE_X, 0)
         roots = {f: e for f, e in exponents.items() if isinstance(f, Root)}
         moments = {f: e for f, e in exponents.items() if isinstance(f, Moment)}
+        if any(isinstance(f, Log) for f in exponents):
+            raise Mismatch("a logarithm of the variance is added or multiplied")
         rest: Monomial = frozenset((f, e) for f, e in exponents.items() if isinstance(f, Tensor | Symbol))
         if not x_power and not roots and not moments:
             bias[monomial] = coefficient
             continue
         if x_power not in (0, 1):
-            raise Mismatch(f"x occurs to the power {x_power}")
+            raise Mismatch(f"the normalised value is multiplied with x once more (x to the power {x_power})")
         if len(roots) != 1:
             raise Mismatch("x is not divided by its standard deviation" if not roots else "two different roots are mixed")
         ((root, power),) = roots.items()
         if power == -2:
-            raise Mismatch("x is divided by the variance (or by root plus a constant), not by its square root")
+            raise Mismatch(_other_denominator(algebra, algebra.roots[root.index]))
         if power != -1:
             raise Mismatch("the standard deviation does not divide")
         if x_power == 1 and not moments:
@@ -125,61 +118,23 @@ def _split(algebra: Algebra, poly: Poly) -> _Parts:
         raise Mismatch("several different means are subtracted")
     (((_, atoms), shifted),) = shift.items()
     if algebra.add(scale, shifted):
-        raise Mismatch("x and its mean are scaled differently")
+        raise Mismatch(_other_mean(scale, shifted))
     return _Parts(index, atoms, scale, bias)
 
 
-def _statistics(evaluation: Evaluation, index: int) -> tuple[frozenset[Atom], float]:
-    """The atoms of a group and epsilon. Raises Mismatch where the root is not of the biased variance."""
-    algebra = evaluation.algebra
-    poly = dict(algebra.roots[index])
-    epsilon = poly.pop(UNIT, Coefficient(np.zeros(())))
-    squares = {m: moment for m in poly if (moment := _mean_of_squares(m)) is not None}
-    if len(squares) != 1:
-        raise Mismatch(f"the root is of {algebra.show(algebra.roots[index])}, not of a variance")
-    ((square, moment),) = squares.items()
-    atoms = moment.atoms
-    mean_square: Monomial = frozenset({(Moment(1, atoms), 2)})
-    if set(poly) != {square, mean_square}:
-        if set(poly) == {square}:
-            raise Mismatch("the mean is not subtracted in the variance: an RMS or filter response normalisation")
-        if any(isinstance(f, Tensor) for m in poly for f, _ in m):
-            raise Mismatch("the variance involves another tensor")
-        raise Mismatch("mean and variance are taken over different axes")
-    second, first = poly[square], poly[mean_square]
-    if (second + first).magnitude() > algebra.tolerance * second.magnitude():
-        raise Mismatch(f"the root is of {algebra.show(algebra.roots[index])}, not of a variance")
-    count = product(atom.size for atom in atoms)
-    weight = second.scalar()
-    if weight is None:
-        raise Mismatch("the variance is weighted differently per channel or group")
-    if abs(weight - 1.0) > algebra.tolerance:
-        raise Mismatch(_other_divisor(weight, count))
-    value = epsilon.scalar()
-    if value is None:
-        raise Mismatch("epsilon differs from channel to channel or group to group")
-    if value < 0:
-        raise Mismatch(f"epsilon is negative ({value:g})")
-    if not np.isfinite(value):
-        raise Mismatch(f"epsilon is {value:g}")
-    if value and not float(_FLOAT32.tiny) <= value <= float(_FLOAT32.max):
-        raise Mismatch(f"epsilon is {value:g}, which an attribute of a node (float32) cannot say")
-    return atoms, value
+def _other_denominator(algebra: Algebra, root: Poly) -> str:
+    epsilon = epsilon_outside(root, algebra.roots)
+    if epsilon is None:
+        return "x is divided by the variance: its square root is missing"
+    return f"{epsilon:g} is added to the standard deviation, outside of the root: write sqrt(var + epsilon)"
 
 
-def _mean_of_squares(monomial: Monomial) -> Moment | None:
-    """The moment, where the monomial is E[x^2] and nothing else."""
-    if len(monomial) != 1:
-        return None
-    ((factor, exponent),) = monomial
-    return factor if isinstance(factor, Moment) and factor.power == 2 and exponent == 1 else None
-
-
-def _other_divisor(weight: float, count: Size) -> str:
-    n = count.static
-    if n is not None and n > 1 and abs(weight - n / (n - 1)) < 1e-3 * (n / (n - 1) - 1) + 1e-7:
-        return "the variance is divided by n-1: export with unbiased=False (correction=0)"
-    return f"the variance is weighted with {weight:.6g} before epsilon is added"
+def _other_mean(scale: Poly, shifted: Poly) -> str:
+    if scale.keys() == shifted.keys() and len(scale) == 1:
+        ratio = -next(iter(shifted.values())).array.mean() / next(iter(scale.values())).array.mean()
+        if not any(c.atoms for c in (*scale.values(), *shifted.values())):
+            return "the mean is added" if ratio == -1 else f"{ratio:.6g} times the mean is subtracted, not the mean"
+    return "x and its mean are scaled differently: not just the mean is subtracted"
 
 
 def _flat(dims: Dims) -> list[Atom]:
@@ -198,7 +153,10 @@ def _channel_axis(dims: Dims, group: frozenset[Atom], scale_atoms: frozenset[Ato
     if len(partial) > 1:
         raise Mismatch("groups are formed along several axes")
     if (partial and kept) or len(kept) > 1:
-        raise Mismatch("the statistics run over a part of the spatial axes only")
+        alone = ("axis " if len(kept) == 1 else "axes ") + " and ".join(str(i) for i in kept)
+        raise Mismatch(
+            f"each position along {alone} has its own statistics, as in LayerNorm: a GroupNorm's run over all positions"
+        )
     if partial or kept:
         axis = (partial or kept)[0]
     else:
@@ -207,11 +165,13 @@ def _channel_axis(dims: Dims, group: frozenset[Atom], scale_atoms: frozenset[Ato
             raise Mismatch("the scale varies along several axes, as in LayerNorm", elsewhere=True)
         axis = varying[0] if varying else 1
     if axis not in (1, rank - 1):
-        raise Mismatch(f"the channels lie along axis {axis}, neither the second nor the last")
+        raise Mismatch(f"the groups are parts of axis {axis}, which is neither the second nor the last: channels lie there")
     outer = [atom not in group for atom in dims[axis]]
     if outer != sorted(outer, reverse=True):
         raise Mismatch("the groups are interleaved: the channels of a group are not neighbours")
     groups = product(atom.size for atom in dims[axis] if atom not in group).static
+    if groups is None and not partial:
+        raise Mismatch(f"each position along axis {axis} has its own statistics, as in LayerNorm; their number is not known")
     if groups is None:
         raise Mismatch("the number of groups is only known at run time")
     return axis, groups
@@ -250,7 +210,7 @@ def _check_along_channels(dims: Dims, what: str, poly: Poly, axis: int) -> None:
         raise Mismatch(
             f"the {what} differs from sample to sample"
             if elsewhere == [0]
-            else f"the {what} varies along axis {elsewhere[-1]}, the channels lie along axis {axis}",
+            else f"the {what} varies along axis {elsewhere[-1]}, the groups lie along axis {axis}",
             elsewhere=what == "scale" and elsewhere != [0] and not per_sample,
         )
 

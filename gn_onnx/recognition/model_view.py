@@ -148,6 +148,10 @@ class ModelView:
         found = self.inferred(value)
         return found.dtype if found is not None and found.dtype != ir.DataType.UNDEFINED else None
 
+    def infer_from(self, computed: Mapping[ir.Value, np.ndarray]) -> None:
+        """Infers shapes once more, with the arrays that some values turned out to be (bodies of functions apart)."""
+        self._inferred = infer(self.model, lambda value: computed[value] if value in computed else self.folded(value))
+
     def inferred(self, value: ir.Value) -> Inferred | None:
         """What shape inference finds, whatever the model itself says."""
         graph = value.graph

@@ -42,6 +42,16 @@ class Root:
 
 
 @dataclasses.dataclass(frozen=True)
+class Log:
+    """The logarithm of the polynomial whose square root is `Root(index)`."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"log#{self.index}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Tensor:
     """A tensor of the graph: `key` identifies it, `atoms` are its dimensions larger than 1 in its own order."""
 
@@ -61,7 +71,7 @@ class Symbol:
         return self.name
 
 
-Factor = X | Moment | Root | Tensor | Symbol
+Factor = X | Moment | Root | Log | Tensor | Symbol
 Monomial = frozenset[tuple[Factor, Exponent]]
 UNIT: Monomial = frozenset()
 THE_X = X()

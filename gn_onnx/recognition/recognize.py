@@ -11,12 +11,13 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
+from gn_onnx.recognition.followed_shapes import follow_shapes
 from gn_onnx.recognition.model_view import ModelView
 from gn_onnx.recognition.polynomials import NotExpressible
 from gn_onnx.recognition.refusals import IN_OWN_LAYOUT, Refusal, refusals, rejection
 from gn_onnx.recognition.roots import find_seeds
-from gn_onnx.recognition.sites import ALREADY_ONE_NODE, find_sites, is_settled
-from gn_onnx.recognition.walk import Walk, producer, walk_from
+from gn_onnx.recognition.sites import ALREADY_ONE_NODE, Site, find_sites, is_settled
+from gn_onnx.recognition.walk import Walk, is_floating, producer, walk_from
 
 _MAX_KEPT_WALKS = 16
 """The mean and the variance of one look-alike lead to the same candidates."""
@@ -25,6 +26,7 @@ _MAX_KEPT_WALKS = 16
 def recognize(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
     """Every GroupNorm of the model in graph order, and every look-alike with its reason. The model is not changed."""
     view = ModelView(model)
+    follow_shapes(view)
     found: list[GroupNorm] = []
     rejected: list[Rejection] = []
     covered: set[ir.Node] = set()
@@ -71,14 +73,25 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
     explained: set[ir.Node] = set()
     refused: dict[ir.Node, Rejection] = {}
     walks: dict[ir.Value, Walk] = {}
+
+    def take(site: Site) -> None:
+        covered.update(site.nodes)
+        ends.add(site.group_norm.output)
+        if site.left_alone is None:
+            sites.setdefault(site.group_norm.output, site.group_norm)
+
     for seed in find_seeds(view, container):
         if seed.node in covered:
             continue
         refused_here: list[Refusal] = []
         farther: list[Walk] = []  # from where x is normalised in its own layout, but not as a GroupNorm
+        postponed: list[Site] = []
+        unreadable: Rejection | None = None  # why a farther x's view could not be followed
         for root, path in seed.candidates:
             if root.producer() in covered and root not in ends:
                 continue  # inside another GroupNorm, gone once that is one node
+            if not is_floating(view, root):
+                continue
             walk = walks.get(root)
             if walk is None or seed.node not in walk.followed:
                 try:
@@ -94,18 +107,29 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
                     continue
                 if site.trivial and not all(other.is_multiple_of_x(root) for other in farther):
                     continue  # the same numbers, but what was meant is another normalisation of a farther x
-                covered |= site.nodes
-                ends.add(site.group_norm.output)
-                if site.left_alone is None:
-                    sites.setdefault(site.group_norm.output, site.group_norm)
-                elif site.left_alone:
-                    refused[seed.node] = rejection(producer(site.group_norm.output), site.left_alone)
+                if postponed and site.left_alone is not None:
+                    continue
+                if site.x_was_multiplied:
+                    postponed.append(site)
+                    continue
+                take(site)
+                if site.left_alone:
+                    # Of a view, what became of the x that it is a view of says more.
+                    viewed = max(refused_here, key=lambda r: r.progress, default=None)
+                    own = unreadable or rejection(producer(site.group_norm.output), site.left_alone)
+                    refused[seed.node] = viewed.rejection if viewed is not None and viewed.progress else own
             if seed.node in covered:
                 break
+            cut = next((reason for node, reason in walk.broken if node is path[0] and node.op_type == "Reshape"), None)
+            if cut is not None:
+                unreadable = rejection(path[0], f"this view does not keep samples and channels apart: {cut}")
             refused_here.extend(of_walk := refusals(walk))
             farther.extend(walk for refusal in of_walk if refusal.progress == IN_OWN_LAYOUT)
             if is_settled(walk):
                 break
+        for site in postponed:
+            if seed.node not in covered:
+                take(site)
         best = max(refused_here, key=lambda r: r.progress, default=None)
         if seed.node in covered or best is None or seed.node in explained:
             continue

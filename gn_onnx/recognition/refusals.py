@@ -8,11 +8,13 @@ import onnx_ir as ir
 
 from gn_onnx.group_norm import Rejection
 from gn_onnx.recognition.evaluation import Fact
-from gn_onnx.recognition.polynomials import THE_X, Moment, Root, Tensor
+from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Root, Tensor
 from gn_onnx.recognition.walk import Walk, producer
 
 _MAX_STEPS_BACK = 8
 _SHAPES_A_DIVISOR = {"Sqrt", "Pow", "Exp", "Log", "Max", "Clip", "Abs"}
+_ASIDE = {"Shape", "Size", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or", "IsNaN"}
+"""Not followed, and no reason by themselves: what is done with their results is."""
 
 ROOT_TAKEN, NORMALISED, IN_OWN_LAYOUT = 1, 2, 3
 """How far a proof got: a root of something; x divided by it; and that brought back to the layout of x."""
@@ -52,14 +54,15 @@ def refusals(walk: Walk) -> list[Refusal]:
             reason = "another tensor is normalised with the statistics of this one"
             found = rejection(producer(value), reason, evaluation.algebra.show(evaluation.facts[value].poly))
             return [Refusal(ROOT_TAKEN, found, nodes)]
-    for node, reason in walk.broken:
+    steps = [(node, reason) for node, reason in walk.broken if node.op_type not in _ASIDE]
+    for node, reason in steps:
         if node.op_type in _SHAPES_A_DIVISOR and any(
             _is_variance(evaluation.facts.get(v)) for v in node.inputs if v is not None
         ):
             return [Refusal(ROOT_TAKEN, rejection(node, reason), nodes)]
-    for node, reason in walk.broken:
+    for node, reason in steps:
         facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
-        rooted = [f for f in facts if any(isinstance(factor, Root) for m in f.poly for factor, _ in m)]
+        rooted = [f for f in facts if any(isinstance(factor, Root | Log) for m in f.poly for factor, _ in m)]
         if rooted:
             return [Refusal(ROOT_TAKEN, rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
     return []

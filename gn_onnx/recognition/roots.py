@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.group_norm import DOMAIN
@@ -23,6 +24,8 @@ STATISTICS = {
     "GroupNormalization",
 }
 CONTRIB_STATISTICS = {"GroupNorm"}
+_CONTRACTIONS = {"MatMul", "Conv", "Einsum"}
+"""They take a mean where one operand is a matrix of ones and zeros, or 1/n and zeros; an Einsum may have one operand."""
 
 _LAYOUT_ONLY = {
     "Reshape",
@@ -36,9 +39,11 @@ _LAYOUT_ONLY = {
     "Dropout",
     "Split",
     "Slice",
+    "Gather",
 }
 _ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Pow", "Neg", "Abs"}
 _MAX_STEPS = 8
+_LOOKED_AT = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +65,31 @@ def find_seeds(view: ModelView, container: ir.Graph) -> Iterator[Seed]:
     for node in container:
         if node.domain in STANDARD_DOMAINS and node.op_type in STATISTICS:
             yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
+        elif node.domain in STANDARD_DOMAINS and node.op_type in _CONTRACTIONS and _sums_up(view, node):
+            yield Seed(node, tuple(_candidates(view, node, dict.fromkeys(node.inputs))))
         elif node.domain == "com.microsoft" and node.op_type in CONTRIB_STATISTICS:
             yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
         elif node.op_identifier() in calls:
             yield Seed(node, tuple(_candidates(view, node, node.inputs)))
+
+
+def _sums_up(view: ModelView, node: ir.Node) -> bool:
+    if node.op_type == "Einsum":
+        return len(set(node.inputs)) == 1 or any(_is_uniform(view, value) for value in node.inputs)
+    return any(_is_uniform(view, value) for value in node.inputs[:2])
+
+
+def _is_uniform(view: ModelView, value: ir.Value | None) -> bool:
+    """Whether a tensor holds one number beside zeros, as far as its first elements tell (weights never do)."""
+    node = None if value is None else value.producer()
+    if value is None or (node is not None and node.op_type == "ConstantOfShape"):
+        return value is not None
+    array = view.constant(value)
+    if array is None or array.ndim == 0:
+        return False
+    first = array[tuple([0] * (array.ndim - 1))] if array.shape[-1] > 1 else array.ravel()[:_LOOKED_AT]
+    found = first[first != 0]
+    return bool(found.size) and bool(np.all(found == found[0]))
 
 
 def _functions_with_statistics(view: ModelView) -> set[ir.OperatorIdentifier]:
@@ -85,7 +111,7 @@ def _functions_with_statistics(view: ModelView) -> set[ir.OperatorIdentifier]:
 
 
 def _candidates(
-    view: ModelView, seed: ir.Node, inputs: Sequence[ir.Value | None]
+    view: ModelView, seed: ir.Node, inputs: Iterable[ir.Value | None]
 ) -> Iterator[tuple[ir.Value, tuple[ir.Node, ...]]]:
     for value in inputs:
         if value is None or view.is_fixed(value):

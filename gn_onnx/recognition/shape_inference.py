@@ -15,7 +15,7 @@ from gn_onnx.recognition.sizes import Size
 _MAX_CARRIED_ELEMENTS = 64
 """Initializers up to this size travel along with their values: shapes, axes and repeats are among them."""
 
-_READS_CONSTANTS = {"Slice", "Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "ReduceMean", "ReduceSum"}
+READS_CONSTANTS = {"Slice", "Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "ReduceMean", "ReduceSum"}
 """Operators whose results have a shape that follows from the values of their later inputs."""
 
 Known = Mapping[str, "Inferred"]
@@ -243,7 +243,7 @@ def _read_constants(node: ir.Node, proto: onnx.NodeProto, folded: Folded, graph:
         for body, source in zip(bodies, _graphs(node.attributes[attribute.name]), strict=True):
             for inner, inner_proto in zip(source, body.node, strict=True):
                 _read_constants(inner, inner_proto, folded, body)
-    if node.op_type not in _READS_CONSTANTS:
+    if node.op_type not in READS_CONSTANTS:
         return
     for i, value in enumerate(node.inputs[1:], start=1):
         producer = value.producer() if value is not None else None

@@ -29,6 +29,8 @@ class Site:
     left_alone: str | None
     trivial: bool
     """As many groups as channels and no affine: a piece of almost any normalisation, in some layout."""
+    x_was_multiplied: bool
+    """A nearer x, the multiple itself, is to be preferred."""
 
 
 def find_sites(walk: Walk, *, only: bool) -> list[Site]:
@@ -125,7 +127,7 @@ def _site(walk: Walk, value: ir.Value) -> Site:
     elif _is_layer_norm(walk, answer, nodes, rank):
         left_alone = "a LayerNorm: the statistics of each position, over the last axis"
     trivial = answer.num_groups == answer.num_channels and not answer.has_affine
-    return Site(group_norm, frozenset(nodes), left_alone, trivial)
+    return Site(group_norm, frozenset(nodes), left_alone, trivial, answer.x_was_multiplied)
 
 
 def _has_shape_of_x(walk: Walk, value: ir.Value, nodes: list[ir.Node]) -> bool:

@@ -12,11 +12,12 @@ import onnx_ir as ir
 
 from gn_onnx.recognition.evaluation import Evaluation, Fact, same_values
 from gn_onnx.recognition.layout import Bind, LayoutError, Refine
-from gn_onnx.recognition.matching import Match, Mismatch, match
+from gn_onnx.recognition.matching import Match, match
 from gn_onnx.recognition.model_view import ModelView
 from gn_onnx.recognition.polynomials import THE_X, NotExpressible, Root, Tensor, of_factor
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer import apply
+from gn_onnx.recognition.variance import Mismatch
 
 _MAX_NODES = 400
 """Nodes followed from one candidate: several times the longest spelling known."""
@@ -30,9 +31,6 @@ def walk_from(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> Wal
     Raises:
         NotExpressible: When nothing can be said of x.
     """
-    dtype = view.dtype(root)
-    if dtype is not None and dtype not in _FLOATING:
-        raise NotExpressible(f"the input has the element type {dtype.name.lower()}")
     cuts: dict[int, list[Size]] = {}
     bindings: dict[str, Size] = {}
     for _ in range(_MAX_RESTARTS):
@@ -49,6 +47,12 @@ def walk_from(view: ModelView, root: ir.Value, path: tuple[ir.Node, ...]) -> Wal
         except Bind as bind:
             bindings[bind.symbol] = bind.size
     raise NotExpressible("the dimensions of the input are cut in too many ways")
+
+
+def is_floating(view: ModelView, value: ir.Value) -> bool:
+    """Whether a value may be normalised: masks, counts and text are not. True where the type is not known."""
+    dtype = view.dtype(value)
+    return dtype is None or dtype in _FLOATING
 
 
 def producer(value: ir.Value) -> ir.Node:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from gn_onnx.group_norm import DOMAIN
-from gn_onnx.recognition.evaluation import Evaluation, Fact
+from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS
-from gn_onnx.recognition.polynomials import NotExpressible
+from gn_onnx.recognition.polynomials import Moment, NotExpressible, Root, X
 from gn_onnx.recognition.transfer import calls, contractions, elementwise, moving, normalisations, reductions, slices
 from gn_onnx.recognition.transfer.common import TransferFunction
 
@@ -26,8 +26,21 @@ TRANSFER: dict[str, TransferFunction] = {
 }
 """Operators of the ONNX domain."""
 
+_CALCULATES = {*reductions.TABLE, *contractions.TABLE, *elementwise.CALCULATES}
+"""Operators that calculate. Integers are rounded by Div and wrap around, and are followed as sizes only (integers.py)."""
+
 CONTRIB: dict[str, TransferFunction] = {**normalisations.CONTRIB_TABLE}
 """Operators of the com.microsoft domain."""
+
+
+def _may_be_integers(evaluation: Evaluation, node: ir.Node) -> bool:
+    known = [evaluation.facts[value] for value in node.inputs if value is not None and value in evaluation.facts]
+    if any(isinstance(f, X | Moment | Root) for fact in known for monomial in fact.poly for f, _ in monomial):
+        return False  # x is a tensor of floats, and a cast to integers is not followed
+    types = {None if value is None else evaluation.view.dtype(value) for value in node.inputs}
+    if types & set(FLOATS):
+        return False
+    return bool(types - {None}) or node.op_type in ("Div", "Pow", "ReduceMean")
 
 
 def apply(evaluation: Evaluation, node: ir.Node, depth: int = 0) -> dict[ir.Value, Fact]:
@@ -43,6 +56,8 @@ def apply(evaluation: Evaluation, node: ir.Node, depth: int = 0) -> dict[ir.Valu
         return calls.call(evaluation, node, depth, apply)
     if node.domain in STANDARD_DOMAINS:
         function = TRANSFER.get(node.op_type)
+        if node.op_type in _CALCULATES and _may_be_integers(evaluation, node):
+            raise NotExpressible("arithmetic of integers, which rounds")
     elif node.domain == "com.microsoft":
         function = CONTRIB.get(node.op_type)
     else:

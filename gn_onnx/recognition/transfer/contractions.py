@@ -1,7 +1,8 @@
-"""Products that are summed: MatMul and Einsum, as sums of squares or as means by a matrix of zeros and weights."""
+"""Products that are summed: MatMul, Einsum and Conv, as sums of squares or as means by a matrix of zeros and weights."""
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,13 @@ import onnx_ir as ir
 
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Dims, dim_size, free_dim
+from gn_onnx.recognition.model_view import MAX_CONSTANT_ELEMENTS
 from gn_onnx.recognition.polynomials import NotExpressible, constant, of_size
 from gn_onnx.recognition.sizes import Size, product
-from gn_onnx.recognition.transfer.common import TransferFunction, operand
+from gn_onnx.recognition.transfer.common import TransferFunction, int_attribute, operand
 from gn_onnx.recognition.transfer.elementwise import binary
 from gn_onnx.recognition.transfer.moving import reshaped
-from gn_onnx.recognition.transfer.reductions import mean_over
+from gn_onnx.recognition.transfer.reductions import averaged, mean_over, windows
 
 
 def _summed(evaluation: Evaluation, fact: Fact, axes: Sequence[int]) -> Fact:
@@ -25,13 +27,17 @@ def _summed(evaluation: Evaluation, fact: Fact, axes: Sequence[int]) -> Fact:
 
 def _matmul(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     a, b = operand(evaluation, node, 0, depth), operand(evaluation, node, 1, depth)
-    if len(a.dims) < 2 or len(b.dims) < 2:
+    vector = len(b.dims) == 1
+    if len(a.dims) < 2 or not b.dims:
         raise NotExpressible("a product with a vector")
     right = _matrix(evaluation, node.inputs[1])
     if right is not None:
-        return _by_blocks(evaluation, a, right)
+        mixed = _by_blocks(evaluation, a, right)
+        return Fact(mixed.poly, mixed.dims[:-1]) if vector else mixed
+    if vector:
+        return _summed(evaluation, binary(evaluation, a, b, evaluation.algebra.multiply), [len(a.dims) - 1])
     left = _matrix(evaluation, node.inputs[0])
-    if left is not None:
+    if left is not None:  # two dimensions, as a has
         return _swapped(_by_blocks(evaluation, _swapped(b), left.T))
     tall = Fact(a.poly, (*a.dims, ()))
     wide = Fact(b.poly, (*b.dims[:-2], (), *b.dims[-2:]))
@@ -40,8 +46,11 @@ def _matmul(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 
 
 def _matrix(evaluation: Evaluation, value: ir.Value | None) -> np.ndarray | None:
+    """A constant matrix; a vector is one column."""
     array = None if value is None else evaluation.view.folded(value)
-    return array if array is not None and array.ndim == 2 and array.size else None
+    if array is None or array.ndim not in (1, 2) or not array.size:
+        return None
+    return array.reshape(len(array), -1)
 
 
 def _swapped(fact: Fact) -> Fact:
@@ -71,12 +80,23 @@ def _by_blocks(evaluation: Evaluation, fact: Fact, matrix: np.ndarray) -> Fact:
     return Fact(summed.poly, (*summed.dims[:axis], summed.dims[axis] + free_dim(Size.of(across))))
 
 
+def _without_ellipsis(equation: str, ranks: Sequence[int]) -> str:
+    """The equation with letters of their own for `...`, where it stands for as many axes in every operand."""
+    terms = equation.partition("->")[0].split(",")
+    hidden = {rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=False) if "..." in term}
+    unused = [letter for letter in string.ascii_letters if letter not in equation]
+    if len(hidden) != 1 or not 0 <= min(hidden) <= len(unused):
+        return equation
+    return equation.replace("...", "".join(unused[: min(hidden)]))
+
+
 def _einsum(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     equation = evaluation.attribute(node, "equation")
     text = equation.as_string().replace(" ", "") if equation is not None else ""
-    terms, _, result = text.partition("->")
+    ranks = [len(operand(evaluation, node, i, depth).dims) for i in range(len(node.inputs))]
+    terms, _, result = _without_ellipsis(text, ranks).partition("->")
     operands = terms.split(",")
-    if "." in text or "->" not in text or any(len(set(labels)) != len(labels) for labels in [*operands, result]):
+    if "." in terms + result or "->" not in text or any(len(set(labels)) != len(labels) for labels in [*operands, result]):
         raise NotExpressible(f"an Einsum of the form {text!r}")
     order = list(dict.fromkeys("".join(operands)))
     total: Fact | None = None
@@ -93,4 +113,39 @@ def _einsum(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return Fact(summed.poly, tuple(summed.dims[kept.index(label)] for label in result))
 
 
-TABLE: dict[str, TransferFunction] = {"MatMul": _matmul, "Einsum": _einsum}
+def _is_one_number(array: np.ndarray) -> bool:
+    """Whether all elements that are not 0 are the same number."""
+    used = array[array != 0]
+    return bool(np.all(used == used[:1]))
+
+
+def _conv(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """A convolution whose kernel covers one position or the whole map and sums up channels in equal blocks."""
+    weights = None if node.inputs[1] is None else evaluation.view.constant(node.inputs[1])
+    if weights is None or weights.ndim < 3 or not weights.size:
+        raise NotExpressible("a convolution with weights that are not constant")
+    kernel = weights.reshape(*weights.shape[:2], -1)
+    used = kernel[kernel != 0] if _is_one_number(kernel[0]) else kernel[:0]
+    if not used.size or not _is_one_number(used) or not np.array_equal(kernel[:, :, :1] + 0 * kernel, kernel):
+        raise NotExpressible("a convolution whose weights are not those of a mean")
+    fact = operand(evaluation, node, 0, depth)
+    window = windows(evaluation, node, fact, weights.shape[2:])
+    if len(node.inputs) > 2 and node.inputs[2] is not None and operand(evaluation, node, 2, depth).poly:
+        raise NotExpressible("a convolution with a bias")
+    groups = int_attribute(evaluation, node, "group", 1)
+    if weights.shape[0] * weights.shape[1] * groups > MAX_CONSTANT_ELEMENTS:
+        raise NotExpressible("a convolution of very many channels")
+    blocks = np.split(kernel[:, :, 0], groups)  # each: [channels out, channels in] of one group
+    matrix = np.zeros((sum(b.shape[1] for b in blocks), weights.shape[0]), kernel.dtype)
+    for i, block in enumerate(blocks):
+        rows, columns = block.shape[1], block.shape[0]
+        matrix[i * rows : (i + 1) * rows, i * columns : (i + 1) * columns] = block.T
+    mean = averaged(evaluation, fact, window)
+    count = float(np.prod([n or 1 for n in window]))
+    total = Fact(evaluation.algebra.multiply(mean.poly, constant(count)), mean.dims)
+    last = Fact(total.poly, (total.dims[0], *total.dims[2:], total.dims[1]))
+    mixed = _by_blocks(evaluation, last, matrix)
+    return Fact(mixed.poly, (mixed.dims[0], mixed.dims[-1], *mixed.dims[1:-1]))
+
+
+TABLE: dict[str, TransferFunction] = {"MatMul": _matmul, "Einsum": _einsum, "Conv": _conv}

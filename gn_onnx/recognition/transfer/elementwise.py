@@ -24,6 +24,7 @@ from gn_onnx.recognition.transfer.common import (
     operand,
     scalar_constant,
 )
+from gn_onnx.recognition.wording import name_of
 
 _LARGE = 1e30
 """A bound beyond this never clamps: exporters write the type's largest value where they mean infinity."""
@@ -123,7 +124,9 @@ def _at_least(evaluation: Evaluation, fact: Fact, bound: float, what: str) -> Fa
     """The value, where a lower bound never takes effect over the reals."""
     if fact.poly and bound <= evaluation.algebra.lower_bound(fact.poly) * (1 + 1e-6):
         return fact
-    raise NotExpressible(f"{what} clamps the value at {bound:g} from below")
+    name = name_of(fact.poly, evaluation.algebra.roots)
+    instead = ": GroupNorm adds epsilon to the variance instead, sqrt(var + epsilon)" if name != "a value" else ""
+    raise NotExpressible(f"{what} clamps {name} at {bound:g} from below{instead}")
 
 
 def _relu(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -154,9 +157,9 @@ def _clip(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         high = float_attribute(evaluation, node, "max", high)
     elif has_input(node, 2):
         high = _bound(evaluation, node, 2, depth)
-    if high < _LARGE and not (high >= 65504 and evaluation.root.dtype == ir.DataType.FLOAT16):
-        raise NotExpressible(f"Clip clamps the value at {high:g} from above")
     fact = operand(evaluation, node, 0, depth)
+    if high < _LARGE and not (high >= 65504 and evaluation.root.dtype == ir.DataType.FLOAT16):
+        raise NotExpressible(f"Clip clamps {name_of(fact.poly, evaluation.algebra.roots)} at {high:g} from above")
     return fact if low < -_LARGE else _at_least(evaluation, fact, low, "Clip")
 
 
@@ -175,7 +178,7 @@ def _abs(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     fact = operand(evaluation, node, 0, depth)
     if fact.poly and evaluation.algebra.lower_bound(fact.poly) >= 0:
         return fact
-    raise NotExpressible("an absolute value")
+    raise NotExpressible("an absolute value is taken: GroupNorm squares the deviations from the mean")
 
 
 def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -184,10 +187,10 @@ def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         holds: bool | None = bool(condition.ravel()[0])
     else:
         holds = _always(evaluation, node, depth)
-    if holds is None and _is_zero_of_constant_group(evaluation, node, depth):
+    if holds is None and (_is_zero_of_constant_group(evaluation, node, depth) or _is_the_same(evaluation, node, depth)):
         holds = False
     if holds is None:
-        raise NotExpressible("a choice that depends on the data")
+        raise NotExpressible("a choice that depends on the data: epsilon under the root needs none")
     chosen, other = (1, 2) if holds else (2, 1)
     fact = operand(evaluation, node, chosen, depth)
     # The condition and the operand that is never taken still broadcast.
@@ -210,6 +213,12 @@ def _shape_of(evaluation: Evaluation, value: ir.Value | None, depth: int) -> Fac
 
 
 _LOGICAL = {"And", "Or", "Not", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+
+
+def _is_the_same(evaluation: Evaluation, node: ir.Node, depth: int) -> bool:
+    """Where(..., a + w * (b - a), b - (b - a) * (1 - w)), as torch.lerp is exported: both are equal over the reals."""
+    chosen, other = (operand(evaluation, node, i, depth) for i in (1, 2))
+    return chosen.dims == other.dims and not evaluation.algebra.add(chosen.poly, other.poly, -1.0)
 
 
 def _is_zero_of_constant_group(evaluation: Evaluation, node: ir.Node, depth: int) -> bool:
@@ -252,13 +261,17 @@ def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
     bound = scalar_constant(evaluation, test, 1, depth)
     if bound is None:
         return None
-    low = evaluation.algebra.lower_bound(operand(evaluation, test, 0, depth).poly)
+    tested = operand(evaluation, test, 0, depth).poly
+    low = evaluation.algebra.lower_bound(tested)
     above, answer = _COMPARISONS[test.op_type]
     if bound < low or (bound == low and not above):
         return answer
-    # At the bound itself the other branch is taken, which makes no difference where that is the bound.
-    if bound == low and scalar_constant(evaluation, node, 2 if answer else 1, depth) == bound:
-        return answer
+    # At the bound itself the other branch is taken, which makes no difference where both are the bound: v > 0 ? v : 0.
+    # (d / std is no number where std is 0, so std > 0 ? d / std : 0 is another function.)
+    usual, other = (1, 2) if answer else (2, 1)
+    if bound == low and scalar_constant(evaluation, node, other, depth) == bound:
+        value = operand(evaluation, node, usual, depth).poly
+        return None if evaluation.algebra.add(value, tested, -1.0) else answer
     return None
 
 
@@ -270,6 +283,9 @@ _COMPARISONS = {
 }
 """Operator -> (the value has to be strictly above the bound to decide, and then the answer is)."""
 
+CALCULATES = {"Add", "Sub", "Mul", "Div", "Sum", "Neg", "Pow", "Abs"}
+"""What there is of integers too."""
+
 TABLE: dict[str, TransferFunction] = {
     "Add": _binary(lambda e: e.algebra.add),
     "Sub": _binary(lambda e: lambda p, q: e.algebra.add(p, q, -1.0)),
@@ -278,6 +294,8 @@ TABLE: dict[str, TransferFunction] = {
     "Sum": _sum,
     "Neg": _unary(lambda e, p: e.algebra.multiply(p, constant(-1.0))),
     "Sqrt": _unary(lambda e, p: e.algebra.sqrt(p)),
+    "Exp": _unary(lambda e, p: e.algebra.exp(p)),
+    "Log": _unary(lambda e, p: e.algebra.log(p)),
     "Reciprocal": _unary(lambda e, p: e.algebra.inverse(p)),
     "Pow": _power,
     "Abs": _abs,

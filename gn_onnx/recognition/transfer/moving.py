@@ -100,7 +100,7 @@ def _tile(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return Fact(fact.poly, tuple(free_dim(count) + dim for dim, count in zip(fact.dims, repeats, strict=True)))
 
 
-def _gather(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+def gather(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     """Gather with constant indices that keep the order of an axis, or repeat each element or the whole evenly."""
     fact = operand(evaluation, node, 0, depth)
     axis = int_attribute(evaluation, node, "axis", 0) % max(len(fact.dims), 1)
@@ -127,6 +127,46 @@ def _gather(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return reshaped(gathered, [*sizes[:axis], *(Size.of(n) for n in indices.shape), *sizes[axis + 1 :]])
 
 
+def _resize(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """Nearest neighbours, enlarged by whole numbers: every element is repeated."""
+    fact = operand(evaluation, node, 0, depth)
+    mode = _text(evaluation, node, "mode", "nearest")
+    rounding = _text(evaluation, node, "nearest_mode", "round_prefer_floor")
+    coordinates = _text(evaluation, node, "coordinate_transformation_mode", "half_pixel")
+    if evaluation.view.opset_version(node) < 11:
+        coordinates, rounding = "asymmetric", "floor"
+    repeats = (coordinates, rounding) == ("asymmetric", "floor") or (
+        coordinates in ("half_pixel", "pytorch_half_pixel") and rounding in ("round_prefer_floor", "round_prefer_ceil")
+    )
+    factors = _scales(evaluation, node, fact.dims)
+    if mode != "nearest" or not repeats or evaluation.attribute(node, "axes") is not None or len(factors) != len(fact.dims):
+        raise NotExpressible("a Resize that does more than repeat every element")
+    return Fact(fact.poly, tuple(dim + free_dim(Size.of(n)) for dim, n in zip(fact.dims, factors, strict=True)))
+
+
+def _scales(evaluation: Evaluation, node: ir.Node, dims: Dims) -> list[int]:
+    """The whole number of copies along every axis, from the scales or the sizes."""
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        sizes = evaluation.integers(node.inputs[3])
+        if sizes is None or sizes.size != len(dims):
+            raise NotExpressible("a Resize to sizes that are only known at run time")
+        found = [(target / dim_size(dim)).static for target, dim in zip(sizes.ravel(), dims, strict=True)]
+    else:
+        last = node.inputs[-1] if evaluation.view.opset_version(node) < 11 else node.inputs[2]
+        array = None if last is None else evaluation.view.folded(last)
+        if array is None or not np.array_equal(array, np.floor(array)):
+            raise NotExpressible("a Resize by factors that are no constant whole numbers")
+        found = [int(n) for n in array.ravel()]
+    if any(n is None or n < 1 for n in found):
+        raise NotExpressible("a Resize by factors that are no whole numbers")
+    return [n for n in found if n is not None]
+
+
+def _text(evaluation: Evaluation, node: ir.Node, name: str, default: str) -> str:
+    attribute = evaluation.attribute(node, name)
+    return default if attribute is None else attribute.as_string()
+
+
 def _constant_of_shape(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     shape = None if node.inputs[0] is None else evaluation.integers(node.inputs[0])
     if shape is None:
@@ -143,7 +183,8 @@ TABLE: dict[str, TransferFunction] = {
     "Squeeze": _squeeze,
     "Expand": _expand,
     "Tile": _tile,
-    "Gather": _gather,
-    "GatherND": _gather,
+    "GatherND": gather,
+    "Resize": _resize,
+    "Upsample": _resize,
     "ConstantOfShape": _constant_of_shape,
 }

@@ -9,8 +9,9 @@ import onnx_ir as ir
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import dim_size
 from gn_onnx.recognition.polynomials import NotExpressible, Poly, of_size
-from gn_onnx.recognition.sizes import product
+from gn_onnx.recognition.sizes import Size, product
 from gn_onnx.recognition.transfer.common import TransferFunction, axes, int_attribute, ints_attribute, operand
+from gn_onnx.recognition.transfer.moving import reshaped
 
 
 def mean_over(evaluation: Evaluation, fact: Fact, reduced: Sequence[int], *, keepdims: bool = True) -> Fact:
@@ -70,15 +71,51 @@ def _global_average_pool(evaluation: Evaluation, node: ir.Node, depth: int) -> F
 
 
 def _average_pool(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    """AveragePool whose kernel is the whole map."""
+    """AveragePool over the whole map, or over windows side by side."""
     fact = operand(evaluation, node, 0, depth)
-    kernel = ints_attribute(evaluation, node, "kernel_shape") or []
+    window = windows(evaluation, node, fact, ints_attribute(evaluation, node, "kernel_shape") or [])
+    return averaged(evaluation, fact, window)
+
+
+def windows(evaluation: Evaluation, node: ir.Node, fact: Fact, kernel: Sequence[int]) -> list[int | None]:
+    """For every spatial axis: None where it stays as it is, else how many neighbours become one.
+
+    Raises:
+        NotExpressible: When windows overlap, leave something out, or reach beyond the map.
+    """
     spatial = [dim_size(dim).static for dim in fact.dims[2:]]
+    strides = ints_attribute(evaluation, node, "strides") or [1] * len(kernel)
     padded = any(ints_attribute(evaluation, node, "pads") or [])
     automatic = evaluation.attribute(node, "auto_pad")
-    if padded or kernel != spatial or (automatic is not None and automatic.as_string() not in ("NOTSET", "VALID")):
-        raise NotExpressible("an AveragePool over less than the whole map")
-    return mean_over(evaluation, fact, range(2, len(fact.dims)))
+    if automatic is not None and automatic.as_string() not in ("NOTSET", "VALID"):
+        padded = True
+    if (
+        padded
+        or not len(kernel) == len(spatial) == len(strides)
+        or set(ints_attribute(evaluation, node, "dilations") or [1]) != {1}
+    ):
+        raise NotExpressible(f"{node.op_type} over windows that reach beyond the map or have gaps")
+    found: list[int | None] = []
+    for length, stride, size in zip(kernel, strides, spatial, strict=True):
+        if length == stride == 1:
+            found.append(None)
+        elif size is not None and (length == size or (length == stride and size % length == 0)):
+            found.append(length)
+        else:
+            raise NotExpressible(f"{node.op_type} over windows that are neither the whole map nor equal parts of it")
+    return found
+
+
+def averaged(evaluation: Evaluation, fact: Fact, window: Sequence[int | None]) -> Fact:
+    """The mean of each window."""
+    for axis, length in enumerate(window, start=2):
+        if length is None:
+            continue
+        sizes = [dim_size(dim) for dim in fact.dims]
+        parts = [sizes[axis] / Size.of(length), Size.of(length)]
+        cut = reshaped(fact, [*sizes[:axis], *parts, *sizes[axis + 1 :]])
+        fact = mean_over(evaluation, cut, [axis + 1], keepdims=False)
+    return fact
 
 
 TABLE: dict[str, TransferFunction] = {

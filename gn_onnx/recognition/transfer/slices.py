@@ -16,7 +16,7 @@ from gn_onnx.recognition.layout import Atom, dim_size, free_dim
 from gn_onnx.recognition.polynomials import Coefficient, NotExpressible, Poly, Tensor
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer.common import TransferFunction, int_attribute, ints_attribute, operand
-from gn_onnx.recognition.transfer.moving import reshaped
+from gn_onnx.recognition.transfer.moving import gather, reshaped
 
 
 def _part(evaluation: Evaluation, fact: Fact, axis: int, count: int, position: int) -> Fact:
@@ -110,6 +110,25 @@ def _known(evaluation: Evaluation, value: ir.Value | None) -> list[int] | None:
     return [number for number in numbers if number is not None]
 
 
+def _gather(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """Gather of one position, x[:, i], is a slice without its axis; of several, it repeats an axis (moving.py)."""
+    indices = None if node.inputs[1] is None else evaluation.view.folded(node.inputs[1])
+    fact = operand(evaluation, node, 0, depth)
+    if indices is None or indices.ndim or not fact.dims:
+        return gather(evaluation, node, depth)
+    axis = int_attribute(evaluation, node, "axis", 0) % len(fact.dims)
+    size = dim_size(fact.dims[axis]).static
+    if size is None or not -size <= int(indices) < size:
+        raise NotExpressible("a Gather of one position of an axis of unknown size")
+    part = fact if size == 1 else _part(evaluation, fact, axis, size, int(indices) % size)
+    rest = [dim for i, dim in enumerate(part.dims) if i != axis]
+    if part.dims[axis] and not rest:
+        raise NotExpressible("a Gather of a single element")
+    if part.dims[axis]:
+        rest[-1] = part.dims[axis] + rest[-1]  # the slice mark has to stay somewhere
+    return Fact(part.poly, tuple(rest))
+
+
 def _concat(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     if len(set(node.inputs)) == 1:
         return _copies(evaluation, node, depth)
@@ -152,4 +171,4 @@ def _copies(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return dataclasses.replace(fact, dims=(*fact.dims[:axis], dim, *fact.dims[axis + 1 :]))
 
 
-TABLE: dict[str, TransferFunction] = {"Split": _split, "Slice": _slice, "Concat": _concat}
+TABLE: dict[str, TransferFunction] = {"Split": _split, "Slice": _slice, "Gather": _gather, "Concat": _concat}
