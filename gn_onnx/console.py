@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from typing import Any
 
 _STYLES = {"good": "32", "bad": "31", "warn": "33", "quiet": "2", "strong": "1"}
+
+_LONGEST = 2000
+"""Characters of an error: more is a name of megabytes, not a message."""
 
 
 class Console:
@@ -23,7 +27,11 @@ class Console:
         print(_printable(text, sys.stderr.encoding), file=sys.stderr)
 
     def error(self, text: str) -> None:
-        self.say(f"{self.paint('gn-onnx: error:', 'bad')} {text}")
+        """One line, whatever names and messages it is made of: a hostile model chooses its names."""
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        if len(shown) > _LONGEST:
+            shown = f"{shown[: _LONGEST // 2]} … {shown[-_LONGEST // 2 :]}"
+        self.say(f"{self.paint('gn-onnx: error:', 'bad')} {shown}")
 
     def data(self, value: object) -> None:
         """JSON to stdout; numbers that JSON has no word for become null."""
@@ -34,8 +42,10 @@ class Console:
 
 
 def _printable(text: str, encoding: str | None) -> str:
-    """Names in a hostile model may hold control characters, which would reach the terminal, or lone surrogates."""
-    shown = "".join(c if c.isprintable() or c in "\n\x1b" else ascii(c)[1:-1] for c in text)
+    """Text without control characters but for line ends and our own colours; lone surrogates are spelled out too."""
+    parts = re.split(r"(\x1b\[\d*m)", text)
+    parts[::2] = ("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in part) for part in parts[::2])
+    shown = "".join(parts)
     encoding = encoding or "utf-8"
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 

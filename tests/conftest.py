@@ -14,17 +14,16 @@ settings.register_profile("repeatable", derandomize=True)
 if not {"GN_ONNX_FUZZ", "GN_ONNX_FUZZ_CASES"} & set(os.environ):
     settings.load_profile("repeatable")
 
-REQUIRED = ("ort", "torch")
-"""Markers of tests that nothing may skip in CI: what they need is installed there."""
-
-REQUIRED_PACKAGES = ("onnxruntime", "torch")
+MAY_BE_SKIPPED = {"cuda", "models", "browser"}
+"""Markers of tests for what CI may lack. Everything else runs there, or CI fails: its tools, compilers and packages are
+installed by `make`."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
     # An expected failure is reported as skipped too, with `wasxfail`.
-    if report.skipped and not hasattr(report, "wasxfail") and is_required(item) and os.environ.get("CI") == "true":
+    if report.skipped and not hasattr(report, "wasxfail") and must_run(item):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and in CI it must run: {report.longrepr}"
     return report
@@ -35,17 +34,15 @@ def pytest_make_collect_report(collector: pytest.Collector):
     """The same for a whole module that `pytest.importorskip` leaves out."""
     report = yield
     if report.skipped and os.environ.get("CI") == "true":
-        reason = str(report.longrepr)
-        if any(f"'{package}'" in reason for package in REQUIRED_PACKAGES):
-            report.outcome = "failed"
-            report.longrepr = f"{collector.nodeid} was skipped, and in CI it must run: {reason}"
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped, and in CI it must run: {report.longrepr}"
     return report
 
 
-def is_required(item: pytest.Item) -> bool:
-    """A test that nothing may skip in CI, unless it needs what CI lacks."""
+def must_run(item: pytest.Item) -> bool:
+    """In CI, unless the test needs what CI may lack; the long runs may lack more."""
     marked = {marker.name for marker in item.iter_markers()}
-    return bool(marked.intersection(REQUIRED)) and not marked.intersection({"cuda", "models"})
+    return os.environ.get("CI") == "true" and not marked & (MAY_BE_SKIPPED | {"slow"})
 
 
 @pytest.fixture(scope="session")

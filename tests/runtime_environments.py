@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -31,7 +32,7 @@ def text(version: Version) -> str:
 
 def _pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode != 0:
         raise OSError(f"pip {' '.join(arguments)}: {done.stderr.strip()[-500:]}")
     return done.stdout
@@ -65,11 +66,15 @@ def too_old() -> tuple[Version, ...]:
 
 def command_of(python: str) -> str | None:
     """The command of a Python ("3.11") that runs on this machine."""
-    command = sys.executable if python == THIS else shutil.which(f"python{python}")
-    if command is None:
-        return None
-    runs = subprocess.run([command, "-c", "import venv"], capture_output=True, timeout=60, check=False).returncode == 0
-    return command if runs else None
+    if python == THIS:
+        return sys.executable
+    # A shim of pyenv is there for every version and runs only the chosen ones; the others stand in its folder.
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", pathlib.Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{python}"), *map(str, sorted(pyenv.glob(f"{python}.*/bin/python")))]
+    for command in filter(None, candidates):
+        if subprocess.run([command, "-c", "import venv"], capture_output=True, timeout=60, check=False).returncode == 0:
+            return command
+    return None
 
 
 def interpreter(version: Version, of: str = THIS) -> pathlib.Path:

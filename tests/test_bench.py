@@ -137,6 +137,24 @@ def test_the_plot(tmp_path: pathlib.Path, suffix: str) -> None:
     assert path.stat().st_size > 1000
 
 
+def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_timed(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "detector.svg"
+    model.write_bytes(detector().SerializeToString())
+    for plot, words in (
+        (model, "is the model itself"),
+        (tmp_path / "plot.gif", "ends in .png or .svg"),
+        (tmp_path / "nowhere" / "plot.svg", "there is no folder"),
+        (tmp_path, "ends in .png or .svg"),
+    ):
+        assert cli.main(["bench", str(model), "--plot", str(plot)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1
+    assert model.read_bytes() == detector().SerializeToString()
+
+
 def test_unknown_cases_are_a_usage_error() -> None:
     assert cli.main(["bench", "--kernels", "--only", "no such case"]) == 2
     assert cli.main(["bench", "--kernels", "--runs", "0"]) == 2

@@ -235,15 +235,8 @@ def test_the_old_file_and_the_folder_stay_as_they_were_when_writing_fails(
 
 
 def test_missing_folder(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(GnOnnxError, match="cannot write: No such file"):
+    with pytest.raises(GnOnnxError, match="cannot write: there is no folder"):
         model_io.save(detector(), tmp_path / "nowhere" / "model.onnx")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_folder(tmp_path: pathlib.Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(GnOnnxError, match="Permission denied"):
-        model_io.save(detector(), tmp_path / "model.onnx")
 
 
 def test_file_size_limit_stands_in_for_a_full_disk(tmp_path: pathlib.Path) -> None:

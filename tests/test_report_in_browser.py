@@ -12,6 +12,8 @@ from hand_models import detector
 
 from gn_onnx import cli
 
+pytestmark = pytest.mark.browser
+
 PHONE, DESK = 360, 1280
 
 TOO_WIDE = """

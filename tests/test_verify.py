@@ -8,7 +8,7 @@ import pytest
 from hand_models import detector, fused_detector, group_norm_body
 from onnx import TensorProto, helper, numpy_helper
 
-from gn_onnx.checking import arbitration, float64, inputs, site_inputs, verify
+from gn_onnx.checking import arbitration, float64, inputs, site_inputs, verify, whole_float64
 
 
 def naive_variance_model() -> onnx.ModelProto:
@@ -187,3 +187,21 @@ def test_a_model_too_large_to_run_is_checked_by_its_sites() -> None:
     assert result.ok, result.reason
     assert result.outputs == ()
     assert any("2.1 GB of weights" in note for note in result.notes)
+
+
+def test_functions_may_stand_before_those_that_they_call() -> None:
+    """ONNX asks for no order, onnx.reference does: every site is still checked, and the whole model evaluated."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    original, fused = naive_variance_model(), fused_naive()
+    for model in (original, fused):
+        for name, callee, domain in (("outer", "inner", "local"), ("inner", "Identity", "")):
+            node = helper.make_node(callee, ["a"], ["b"], domain=domain)
+            model.functions.append(helper.make_function("local", name, ["a"], ["b"], [node], opsets))
+        model.graph.node.append(helper.make_node("outer", ["y"], ["z"], "call", domain="local"))
+        model.graph.output[0].name = "z"
+        model.opset_import.append(helper.make_opsetid("local", 1))
+    found = verify.verify(original, fused)
+    assert found.ok, found.reason
+    assert [site.status for site in found.sites] == ["equal"]
+    feeds = inputs.make_inputs(original, "ordinary")
+    assert whole_float64.evaluate(original, feeds) is not None

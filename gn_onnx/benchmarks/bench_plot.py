@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.files import atomic_file
 
 
 def plot(groups: Mapping[str, Mapping[str, float]], path: pathlib.Path, *, title: str, order: Sequence[str]) -> None:
@@ -43,9 +44,11 @@ def plot(groups: Mapping[str, Mapping[str, float]], path: pathlib.Path, *, title
     axes.margins(x=0.12)
     axes.legend(frameon=False, fontsize=9)
     try:
-        # Without a date the same numbers give the same file.
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (OSError, ValueError) as error:
+        with atomic_file.replacing(path) as file:
+            # Without a date the same numbers give the same file.
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=metadata)
+    except ValueError as error:
         raise GnOnnxError(f"{path}: cannot write the plot: {error}") from error
     finally:
         pyplot.close(figure)

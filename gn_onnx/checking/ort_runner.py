@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
+from gn_onnx.checking import stoppable
 from gn_onnx.errors import GnOnnxError
 
 CPU = ("CPUExecutionProvider",)
@@ -152,9 +153,11 @@ class Session:
         used = {name: array for name, array in feeds.items() if name in self._input_names}
         with _errors_of_onnxruntime("run the model"):
             if self._has_bfloat16:
-                results = [_to_numpy(value) for value in self.raw.run_with_ort_values(None, _to_ort(used))]
+                values = _to_ort(used)
+                results = stoppable.call(lambda how: self.raw.run_with_ort_values(None, values, how))
+                results = [_to_numpy(value) for value in results]
             else:
-                results = self.raw.run(None, used)
+                results = stoppable.call(lambda how: self.raw.run(None, used, how))
         return dict(zip(self.output_names, results, strict=True))
 
     def bind(self, feeds: Mapping[str, np.ndarray]) -> BoundRun:

@@ -127,7 +127,7 @@ def _piece(
     graph.output.append(onnx.helper.make_tensor_value_info(names[output], onnx.TensorProto.DOUBLE, None))
     model = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
     model.opset_import.extend(proto.opset_import)
-    for function in proto.functions:
+    for function in graph_walk.callees_first(proto.functions):
         copy = onnx.FunctionProto()
         copy.CopyFrom(function)
         del copy.node[:]

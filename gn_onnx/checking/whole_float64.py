@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from gn_onnx.checking import concrete_shapes
 from gn_onnx.checking.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64
 from gn_onnx.checking.subgraph import EVALUATION_ERRORS
-from gn_onnx.files import external_data
+from gn_onnx.files import external_data, graph_walk
 
 _MAX_MULTIPLICATIONS = 1e8
 _MAX_WEIGHT_BYTES = 1 << 27
@@ -32,6 +32,9 @@ def evaluate(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[st
         nodes = [to_float64(node) for node in function.node]
         del function.node[:]
         function.node.extend(nodes)
+    ordered = [onnx.FunctionProto.FromString(f.SerializeToString()) for f in graph_walk.callees_first(model.functions)]
+    del model.functions[:]
+    model.functions.extend(ordered)
     wide = {name: array if array.dtype.kind in "biu" else array.astype(np.float64) for name, array in feeds.items()}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

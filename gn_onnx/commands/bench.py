@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise GnOnnxError("give models, or --kernels")
     if arguments.runs < 1:
         raise GnOnnxError("--runs must be at least 1")
+    if arguments.plot:
+        _check_plot(arguments.plot, arguments.models)
     providers = ort_runner.providers(arguments.provider)
     results: list[Any] = (
         _kernels(arguments, console, providers) if arguments.kernels else _models(arguments, console, providers)
@@ -139,6 +141,18 @@ def _progress(
             bar.update(task, description=escape(label(item)), completed=index * rounds)
             yield item, lambda: bar.advance(task)
         bar.update(task, completed=len(items) * rounds)
+
+
+def _check_plot(plot: pathlib.Path, models: list[pathlib.Path]) -> None:
+    """Before minutes of measuring: whether a picture may be written there, in whose place no model lies."""
+    from gn_onnx.errors import GnOnnxError
+    from gn_onnx.files import atomic_file
+
+    if plot.suffix not in (".png", ".svg"):
+        raise GnOnnxError(f"{plot}: the name of a picture ends in .png or .svg")
+    target = atomic_file.check_target(plot)
+    if any(model.resolve() == target for model in models):
+        raise GnOnnxError(f"{plot}: is the model itself")
 
 
 def _plot(arguments: argparse.Namespace, results: list[Any]) -> None:

@@ -31,12 +31,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from gn_onnx.benchmarks import bench_models
     from gn_onnx.checking.inputs import parse_shapes
     from gn_onnx.errors import GnOnnxError
-    from gn_onnx.files import atomic_file, fuse_file, model_io
+    from gn_onnx.files import atomic_file, external_data, fuse_file, model_io
     from gn_onnx.reporting import html_report
 
     if fuse_file.same_file(arguments.model, arguments.output):
         raise GnOnnxError(f"{arguments.output}: is the model itself")
     shapes = parse_shapes(arguments.shape)
+    atomic_file.check_target(arguments.output)
+    proto = model_io.load_proto(arguments.model)
+    external_data.must_not_be_replaced(proto, arguments.model.parent, arguments.output)
     report = fuse_file.examine(fuse_file.Request(model=arguments.model, target=arguments.target, shapes=shapes))
     timings = None
     if report.fused and not arguments.no_bench:
@@ -44,7 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             timings = bench_models.run_model(arguments.model, shapes=shapes, runs=30, seconds=20)
         except GnOnnxError as error:
             console.say(f"  {console.paint('no times', 'warn')}: {error}")
-    page = html_report.render(report, model_io.load_proto(arguments.model), timings)
+    page = html_report.render(report, proto, timings)
     with atomic_file.replacing(arguments.output) as file:
         file.write(page.encode("utf-8"))
     console.say(report.to_text(console, check=True))

@@ -27,12 +27,7 @@ def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
     Raises:
         GnOnnxError: The folder is missing or read-only, the disk is full, or `path` is not a file.
     """
-    target = path.resolve()
-    if target.is_dir():
-        raise GnOnnxError(f"{path}: is a folder, cannot write a file there")
-    if target.exists() and not target.is_file():
-        # Taking its place would remove /dev/null for everybody.
-        raise GnOnnxError(f"{path}: is a device, pipe or socket, cannot write a file there")
+    target = check_target(path)
     temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
     named = False
     try:
@@ -55,6 +50,27 @@ def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
         if named:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def check_target(path: pathlib.Path) -> pathlib.Path:
+    """Where `path` leads, links followed: a file, or a name for one. Long work is better refused before than after it.
+
+    Raises:
+        GnOnnxError: It is a folder, a device, pipe or socket, or its folder is missing.
+    """
+    try:
+        target = path.resolve()
+        if target.is_dir():
+            raise GnOnnxError(f"{path}: is a folder, cannot write a file there")
+        if target.exists() and not target.is_file():
+            # Taking its place would remove /dev/null for everybody.
+            raise GnOnnxError(f"{path}: is a device, pipe or socket, cannot write a file there")
+        if not target.parent.is_dir():
+            raise GnOnnxError(f"{path}: cannot write: there is no folder {target.parent}; nothing was changed")
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL byte, a name that is too long
+        reason = getattr(error, "strerror", None) or error
+        raise GnOnnxError(f"{path}: cannot write: {reason}; nothing was changed") from error
+    return target
 
 
 def _open(target: pathlib.Path, temporary: pathlib.Path) -> tuple[int, bool]:

@@ -131,6 +131,19 @@ def data_file(place: Reference, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def must_not_be_replaced(proto: onnx.ModelProto, folder: pathlib.Path, output: pathlib.Path) -> None:
+    """Make sure that writing `output` does not destroy data that the model in `folder`, or its copy, needs.
+
+    Raises:
+        GnOnnxError: `output` is one of the model's data files, or would take the place of one beside the copy.
+    """
+    target = output.resolve()
+    for location in dict.fromkeys(place.location for place in references(proto)):
+        beside = pathlib.Path(os.path.normpath(target.parent / location))
+        if (folder / location).resolve() == target or beside.resolve() == target:
+            raise GnOnnxError(f"{output}: is the name of a file with the model's external data ({location!r})")
+
+
 def read(tensor: onnx.TensorProto, folder: pathlib.Path) -> np.ndarray:
     """One external tensor's values; only its own bytes are read.
 

@@ -60,9 +60,12 @@ def fuse_file(request: Request) -> FusionReport:
     path, output = request.model, request.output
     if output is not None and not request.in_place and same_file(path, output):
         raise GnOnnxError(f"{output}: is the model itself; use --in-place to replace it")
+    if output is not None:
+        atomic_file.check_target(output)
     report, proto, fused = _fuse(request)
     if output is None:
         return report
+    external_data.must_not_be_replaced(proto, path.parent, output)
     data = model_io.serialize(fused, output) if report.fused else path.read_bytes()
     if request.verify and report.fused:
         report = dataclasses.replace(report, verification=_verify(request, proto, fused))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -79,6 +79,23 @@ def _sort_nodes(nodes: Any) -> None:
     copies = [onnx.NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
     del nodes[:]
     nodes.extend(copies)
+
+
+def callees_first(functions: Sequence[onnx.FunctionProto]) -> list[onnx.FunctionProto]:
+    """Functions behind those that they call: onnx.reference knows only what it has seen. None may call itself (`check`)."""
+    index = {(function.domain, function.name): number for number, function in enumerate(functions)}
+    order: dict[int, None] = {}
+    pending = list(reversed(range(len(functions))))
+    entered: set[int] = set()
+    while pending:
+        number = pending[-1]
+        if number in order or number in entered:
+            order.setdefault(pending.pop())
+            continue
+        entered.add(number)
+        called = (index.get((node.domain, node.op_type)) for node in all_nodes(functions[number].node))
+        pending.extend(callee for callee in called if callee is not None and callee not in entered)
+    return [functions[number] for number in order]
 
 
 def find_cycle(nodes: Iterable[int], successors: Callable[[int], Iterable[int]]) -> int | None:

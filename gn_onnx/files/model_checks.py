@@ -14,11 +14,17 @@ from typing import Any
 import onnx
 
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.files import external_data, norm_checks, schema_checks
+from gn_onnx.files import external_data, graph_walk, norm_checks, schema_checks
 from gn_onnx.files.graph_walk import all_nodes, find_cycle, subgraphs, uses
 
 _MAX_ELEMENTS = 1 << 48
 """More than any machine holds; a larger product of dims is a corrupt file, and would overflow int64 later."""
+
+_MAX_EXPANDED = 1 << 22
+"""Nodes that one function may stand for, the bodies of those that it calls included."""
+
+_MAX_CALL_DEPTH = 100
+"""Of functions that call functions; onnx has the same limit."""
 
 _TYPES: dict[int, tuple[int, str]] = {
     getattr(onnx.TensorProto, name): (bits, field)
@@ -184,6 +190,23 @@ def _check_calls(proto: onnx.ModelProto) -> None:
     if recursive is not None:
         function = proto.functions[recursive]
         raise GnOnnxError(f"function {function.domain}::{function.name} calls itself")
+    _check_expansion(proto)
+
+
+def _check_expansion(proto: onnx.ModelProto) -> None:
+    """Runtimes put bodies in the place of calls: functions that call the next one twice, forty deep, are 2^40 nodes."""
+    nodes: dict[tuple[str, str], int] = {}
+    depth: dict[tuple[str, str], int] = {}
+    for function in graph_walk.callees_first(proto.functions):
+        own = [(node.domain, node.op_type) for node in all_nodes(function.node)]
+        key = (function.domain, function.name)
+        nodes[key] = sum(nodes.get(call, 1) for call in own)
+        depth[key] = 1 + max((depth.get(call, 0) for call in own), default=0)
+        if nodes[key] > _MAX_EXPANDED or depth[key] > _MAX_CALL_DEPTH:
+            raise GnOnnxError(
+                f"function {function.domain}::{function.name} stands for {float(nodes[key]):.3g} nodes,"
+                f" with calls {depth[key]} deep: more than {_MAX_EXPANDED} nodes or {_MAX_CALL_DEPTH} calls"
+            )
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
+import stat
 import warnings
 
 import google.protobuf.json_format  # type: ignore[import-untyped]
@@ -30,6 +32,11 @@ FORMATS = {
 
 _MAX_PROTOBUF_BYTES = (1 << 31) - 1
 
+_MAX_NESTING = 200
+"""Of brackets in ONNX's text format, whose parser calls itself for each; protobuf has 100 levels at most."""
+
+_BRACKETS = re.compile(rb'"(?:\\.|[^"\\])*"|#[^\n]*|[(\[{}\])]', re.DOTALL)
+
 # What the parsers of the four formats raise for bytes that are not theirs.
 _PARSE_ERRORS = (
     google.protobuf.message.DecodeError,
@@ -50,7 +57,11 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """
     path = pathlib.Path(path)
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            # Some never end, and a pipe cannot be read a second time.
+            raise GnOnnxError(f"{path}: is a device, pipe or socket, not a file")
+        size = status.st_size
         data = path.read_bytes() if size <= _MAX_PROTOBUF_BYTES else b""
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         raise GnOnnxError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
@@ -59,6 +70,8 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     if not data:
         raise GnOnnxError(f"{path}: the file is empty")
     format_ = FORMATS.get(path.suffix.lower(), "protobuf")
+    if format_ == "onnxtxt" and _nesting(data) > _MAX_NESTING:
+        raise GnOnnxError(f"{path}: brackets inside of brackets, more than {_MAX_NESTING} deep: not a valid ONNX model")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx calls its text format experimental on every use
@@ -74,6 +87,19 @@ def load_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     except GnOnnxError as error:
         raise GnOnnxError(f"{path}: {error}") from error
     return proto
+
+
+def _nesting(text: bytes) -> int:
+    """How deep brackets stand in one another in ONNX's text format; strings and comments are passed over."""
+    depth = deepest = 0
+    for found in _BRACKETS.finditer(text):
+        word = found.group()
+        if word in b"([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif word in b")]}":
+            depth -= 1
+    return deepest
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -144,12 +170,14 @@ def save(
             another content has a place already.
     """
     path = pathlib.Path(path)
+    atomic_file.check_target(path)
     proto = to_proto(model) if isinstance(model, ir.Model) else model
     data = serialize(proto, path)
     copied: list[pathlib.Path] = []
     written = False
     try:
         if data_folder is not None:
+            external_data.must_not_be_replaced(proto, pathlib.Path(data_folder), path)
             copied = external_data.take_along(proto, pathlib.Path(data_folder), path.resolve().parent)
         with atomic_file.replacing(path) as file:
             file.write(data)
