@@ -18,7 +18,7 @@ from gn_onnx.recognition import integers
 from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.layout import Atom, Dims, LayoutError, free_dim, unify
 from gn_onnx.recognition.model_view import RANDOM, STANDARD_DOMAINS, ModelView
-from gn_onnx.recognition.polynomials import THE_X, Coefficient, NotExpressible, Poly, Tensor, of_factor, renamed
+from gn_onnx.recognition.polynomials import THE_X, Coefficient, NotExpressible, Poly, Tensor, of_factor, of_size, renamed
 from gn_onnx.recognition.sizes import Size, product
 
 _MAX_LIFT_DEPTH = 16
@@ -213,11 +213,25 @@ class Evaluation:
                 array = self.view.folded(value)
                 if array is not None:
                     return self.constant_fact(array)
-        return self._opaque(value)
+        count = self.count(value)
+        return self._opaque(value) if count is None else count
+
+    def count(self, value: ir.Value) -> Fact | None:
+        """The fact of one number that was computed from sizes, whatever its type; None for anything else."""
+        sizes = self.integers(value)
+        if sizes is None or sizes.size != 1 or not isinstance(sizes.ravel()[0], Size) or integers.is_rounded(self, value):
+            return None
+        size: Size = sizes.ravel()[0]
+        return Fact({} if size.is_zero else of_size(size), ((),) * sizes.ndim)
 
     def _worth_lifting(self, node: ir.Node, value: ir.Value) -> bool:
         if node.op_type in _THROUGH:
             return True
+        dtype = self.view.dtype(value)
+        if dtype is not None and dtype not in FLOATS:
+            return False  # integers round where they divide
+        if self.view.is_of_sizes(value):
+            return dtype is not None
         shape = self.shape(value)
         return shape is None or sum(not size.is_one for size in shape) <= 2
 

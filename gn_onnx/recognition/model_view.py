@@ -47,7 +47,7 @@ class ModelView:
         self._folded: set[ir.Value] = set()
         # Until IR version 3 every initializer had to be an input too, and was a constant all the same.
         self._inputs_may_be_constant = model.ir_version < FIRST_IR_VERSION_WITH_DEFAULTS
-        self._fixed: set[ir.Value] | None = None
+        self._fixed: dict[ir.Value, bool] | None = None
         self._inferred: dict[ir.Graph, Known] | None = None
         self._inferred_bodies: dict[ir.Function, dict[ir.Graph, Known]] = {}
         self._outer: dict[ir.Graph, ir.Graph] = {}
@@ -73,15 +73,28 @@ class ModelView:
         return imports.get(domain, imports.get("ai.onnx", 0) if domain == "" else 0)
 
     def is_fixed(self, value: ir.Value) -> bool:
-        """Whether the value is computed from weights and constants alone, however large (nothing is evaluated)."""
+        """Whether the value is computed from weights, constants and sizes alone, however large (nothing is evaluated)."""
+        return self._is_weight(value) or value in self._fixed_values
+
+    def is_of_sizes(self, value: ir.Value) -> bool:
+        """Whether the value is computed from sizes, weights and constants, at least one size among them."""
+        return self._fixed_values.get(value, False)
+
+    @property
+    def _fixed_values(self) -> dict[ir.Value, bool]:
+        """Results that no data goes into; and whether a size does."""
         if self._fixed is None:
-            self._fixed = set()
+            self._fixed = {}
             for node in self.position:
-                if node.op_type in RANDOM or node in self._with_bodies:
+                pure = node.op_type not in RANDOM and node not in self._with_bodies
+                if pure and all(v is None or v in self._fixed or self._is_weight(v) for v in node.inputs):
+                    sized = any(v is not None and self._fixed.get(v, False) for v in node.inputs)
+                elif node.op_type in ("Shape", "Size") and node.domain in STANDARD_DOMAINS:
+                    sized = True
+                else:
                     continue
-                if all(v is None or v in self._fixed or self._is_weight(v) for v in node.inputs):
-                    self._fixed.update(node.outputs)
-        return self._is_weight(value) or value in self._fixed
+                self._fixed.update(dict.fromkeys(node.outputs, sized))
+        return self._fixed
 
     def _is_weight(self, value: ir.Value) -> bool:
         return value.is_initializer() and (self._inputs_may_be_constant or not value.is_graph_input())
@@ -111,7 +124,7 @@ class ModelView:
         """Like `constant`, and also computes a node whose inputs are all constant (small ones only)."""
         array = self.constant(value)
         node = value.producer()
-        if array is not None or node is None or value in self._folded or not self.is_fixed(value):
+        if array is not None or node is None or value in self._folded or self._fixed_values.get(value, True):
             return array
         if node.domain not in STANDARD_DOMAINS or any(attribute.is_ref() for attribute in node.attributes.values()):
             return None

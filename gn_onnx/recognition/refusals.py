@@ -12,6 +12,8 @@ from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Root, Tensor
 from gn_onnx.recognition.walk import Walk, producer
 
 _MAX_STEPS_BACK = 8
+_CONDITIONS = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"}
+"""What breaks a proof is the choice that is made by them."""
 _SHAPES_A_DIVISOR = {"Sqrt", "Pow", "Exp", "Log", "Max", "Clip", "Abs"}
 _ASIDE = {"Shape", "Size", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or", "IsNaN"}
 """Not followed, and no reason by themselves: what is done with their results is."""
@@ -36,6 +38,22 @@ def rejection(node: ir.Node, reason: str, reached: str = "") -> Rejection:
 
 def refusals(walk: Walk) -> list[Refusal]:
     """Why nothing of this walk is a GroupNorm; empty when nothing of it looks like one."""
+    return [dataclasses.replace(r, rejection=_with_defaults(walk, r.rejection)) for r in _refusals(walk)]
+
+
+def _with_defaults(walk: Walk, found: Rejection) -> Rejection:
+    """Names the input of the graph, if there is one, that would be a constant if no caller could feed another."""
+    node = next((n for n in walk.view.position if n.outputs and (n.outputs[0].name or "") == found.value), None)
+    used = [] if node is None else [v for v in node.inputs if v is not None]
+    polys = [walk.evaluation.facts[v].poly for v in used if v in walk.evaluation.facts]
+    used += [f.key for p in polys for m in p for f, _ in m if isinstance(f, Tensor) and isinstance(f.key, ir.Value)]
+    names = [v.name for v in used if v.is_initializer() and v.is_graph_input()]
+    if not names:
+        return found
+    return dataclasses.replace(found, reason=f"{found.reason}; {names[0]!r} is an input with a default value, no constant")
+
+
+def _refusals(walk: Walk) -> list[Refusal]:
     evaluation = walk.evaluation
     nodes = frozenset(node for value in evaluation.facts if (node := value.producer()) is not None)
     normalised = [value for value in walk.mismatches if _holds_x(evaluation.facts[value])]
@@ -86,7 +104,8 @@ def _first_broken(walk: Walk, fact: Fact) -> ir.Value | None:
 def _broken_before(walk: Walk, value: ir.Value) -> ir.Value | None:
     first, frontier = None, [value]
     for _ in range(_MAX_STEPS_BACK):
-        first = next((v for v in frontier if v in walk.evaluation.broken), first)
+        found = (v for v in frontier if v in walk.evaluation.broken and producer(v).op_type not in _CONDITIONS)
+        first = next(found, first)
         nodes = [node for v in frontier if (node := v.producer()) is not None]
         frontier = [v for node in nodes for v in node.inputs if v is not None and v not in walk.evaluation.facts]
     return first

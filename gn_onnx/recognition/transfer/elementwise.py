@@ -9,11 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
-from gn_onnx.recognition.integers import is_rounded
 from gn_onnx.recognition.layout import free_dim
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS
-from gn_onnx.recognition.polynomials import THE_X, Moment, NotExpressible, Poly, constant, of_factor, of_size
-from gn_onnx.recognition.sizes import Size
+from gn_onnx.recognition.polynomials import THE_X, Moment, NotExpressible, Poly, Symbol, constant, of_factor
 from gn_onnx.recognition.transfer.common import (
     TransferFunction,
     axes,
@@ -77,17 +75,8 @@ def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         raise NotExpressible(f"a cast to {to.name}")
     value = node.inputs[0]
     _check_not_rounded(evaluation, value, to)
-    if value is not None and value not in evaluation.facts:
-        sizes = evaluation.integers(value)
-        if (
-            sizes is not None
-            and sizes.size == 1
-            and isinstance(sizes.ravel()[0], Size)
-            and not is_rounded(evaluation, value)
-        ):
-            size: Size = sizes.ravel()[0]
-            return Fact({} if size.is_zero else of_size(size), ((),) * sizes.ndim)
-    return operand(evaluation, node, 0, depth)
+    count = None if value is None or value in evaluation.facts else evaluation.count(value)
+    return operand(evaluation, node, 0, depth) if count is None else count
 
 
 def _check_not_rounded(evaluation: Evaluation, value: ir.Value | None, to: ir.DataType) -> None:
@@ -254,34 +243,63 @@ def _compares_extremes(evaluation: Evaluation, test: ir.Node, moment: Moment, de
 
 
 def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
-    """What the comparison in front of a Where gives for every x, where a lower bound of the value tells."""
-    test = None if node.inputs[0] is None else node.inputs[0].producer()
+    """What the comparison in front of a Where gives for every x, as far as bounds of the values tell."""
+    test, answer = _test(node.inputs[0])
     if test is None or test.op_type not in _COMPARISONS:
         return None
-    bound = scalar_constant(evaluation, test, 1, depth)
-    if bound is None:
-        return None
-    tested = operand(evaluation, test, 0, depth).poly
-    low = evaluation.algebra.lower_bound(tested)
-    above, answer = _COMPARISONS[test.op_type]
-    if bound < low or (bound == low and not above):
-        return answer
-    # At the bound itself the other branch is taken, which makes no difference where both are the bound: v > 0 ? v : 0.
-    # (d / std is no number where std is 0, so std > 0 ? d / std : 0 is another function.)
-    usual, other = (1, 2) if answer else (2, 1)
-    if bound == low and scalar_constant(evaluation, node, other, depth) == bound:
-        value = operand(evaluation, node, usual, depth).poly
-        return None if evaluation.algebra.add(value, tested, -1.0) else answer
+    algebra = evaluation.algebra
+    sign, strict = _COMPARISONS[test.op_type]
+    left, right = operand(evaluation, test, 0, depth), operand(evaluation, test, 1, depth)
+    gap = binary(evaluation, left, right, lambda p, q: algebra.add(p, q, -1.0)).poly
+    if not gap:
+        return answer if test.op_type == "Equal" or not strict else not answer
+    above, below = _least(evaluation, gap), _least(evaluation, algebra.multiply(gap, constant(-1.0)))
+    if test.op_type == "Equal":
+        return not answer if above > 0 or below > 0 or _are_the_branches(evaluation, node, gap, depth) else None
+    holds, fails = (above, below) if sign > 0 else (below, above)
+    for bound, outcome, decided in ((holds, answer, not strict), (fails, not answer, strict)):
+        if bound > 0 or (bound == 0 and (decided or _are_the_branches(evaluation, node, gap, depth))):
+            return outcome
     return None
 
 
+def _least(evaluation: Evaluation, poly: Poly) -> float:
+    """A bound from below, for an x that has elements: of one that has none, no value matters."""
+    if len(poly) == 1:
+        ((monomial, coefficient),) = poly.items()
+        own = {name for atom in evaluation.algebra.x_atoms for name, _ in atom.size.symbols}
+        if monomial and all(isinstance(f, Symbol) and f.name in own and e > 0 for f, e in monomial):
+            return float(np.min(coefficient.array)) if np.all(coefficient.array > 0) else -np.inf
+    return evaluation.algebra.lower_bound(poly)
+
+
+def _are_the_branches(evaluation: Evaluation, node: ir.Node, gap: Poly, depth: int) -> bool:
+    """Whether a Where chooses between the operands of its comparison: where these are equal, either will do."""
+    algebra = evaluation.algebra
+    try:
+        yes, no = operand(evaluation, node, 1, depth), operand(evaluation, node, 2, depth)
+    except NotExpressible:
+        return False
+    difference = binary(evaluation, yes, no, lambda p, q: algebra.add(p, q, -1.0)).poly
+    return any(not algebra.add(difference, gap, sign) for sign in (1.0, -1.0))
+
+
+def _test(condition: ir.Value | None) -> tuple[ir.Node | None, bool]:
+    """The comparison that a condition is, and what the condition is when it holds."""
+    node, answer = None if condition is None else condition.producer(), True
+    while node is not None and node.op_type == "Not":
+        node, answer = None if node.inputs[0] is None else node.inputs[0].producer(), not answer
+    return node, answer
+
+
 _COMPARISONS = {
-    "Less": (False, False),
-    "LessOrEqual": (True, False),
-    "Greater": (True, True),
-    "GreaterOrEqual": (False, True),
+    "Equal": (0, True),
+    "Less": (-1, True),
+    "LessOrEqual": (-1, False),
+    "Greater": (1, True),
+    "GreaterOrEqual": (1, False),
 }
-"""Operator -> (the value has to be strictly above the bound to decide, and then the answer is)."""
+"""Operator -> (the sign of the difference of its operands for which it holds, whether it fails where they are equal)."""
 
 CALCULATES = {"Add", "Sub", "Mul", "Div", "Sum", "Neg", "Pow", "Abs"}
 """What there is of integers too."""
