@@ -62,7 +62,7 @@ def is_rounded(context: Context, value: ir.Value, depth: int = 0) -> bool:
     A Reshape to a rounded size fails at run time; a number that is computed with goes on.
     """
     node = value.producer()
-    if node is None or depth > _MAX_DEPTH:
+    if node is None or depth > _MAX_DEPTH or node.op_type in ("Shape", "Size"):
         return False
     if node.op_type == "Div":
         a, b = (context.integers(v) for v in node.inputs)
@@ -339,12 +339,15 @@ def _range(context: Context, node: ir.Node) -> np.ndarray:
     return _objects([Size.of(v) for v in range(start, limit, delta)])
 
 
-def _reduce_prod(context: Context, node: ir.Node) -> np.ndarray:
-    data = _input(context, node, 0)
-    if data.ndim != 1 or _attribute(context, node, "noop_with_empty_axes", 0):
-        raise ValueError("not a product of all elements")
-    total = np.array(product(data), dtype=object)
-    return total.reshape(1) if _attribute(context, node, "keepdims", 1) else total
+def _reduction(function: Callable[[np.ndarray], Size]) -> Callable[[Context, ir.Node], np.ndarray]:
+    def apply(context: Context, node: ir.Node) -> np.ndarray:
+        data = _input(context, node, 0)
+        if data.ndim != 1 or (_attribute(context, node, "noop_with_empty_axes", 0) and not axes_of(context, node)):
+            raise ValueError("not a reduction of all elements")
+        total = np.array(data[0] if data.size == 1 else function(data), dtype=object)
+        return total.reshape(1) if _attribute(context, node, "keepdims", 1) else total
+
+    return apply
 
 
 _OPS: dict[str, Callable[[Context, ir.Node], np.ndarray | None]] = {
@@ -374,5 +377,8 @@ _OPS: dict[str, Callable[[Context, ir.Node], np.ndarray | None]] = {
     "ConstantOfShape": _filled,
     "Expand": _expand,
     "Range": _range,
-    "ReduceProd": _reduce_prod,
+    "ReduceProd": _reduction(product),
+    "ReduceSum": _reduction(lambda data: Size.of(sum(map(static, data)))),
+    "ReduceMax": _reduction(lambda data: Size.of(max(map(static, data)))),
+    "ReduceMin": _reduction(lambda data: Size.of(min(map(static, data)))),
 }

@@ -14,7 +14,7 @@ from gn_onnx.group_norm import DOMAIN, GroupNorm, Rejection
 from gn_onnx.recognition.followed_shapes import follow_shapes
 from gn_onnx.recognition.model_view import ModelView
 from gn_onnx.recognition.polynomials import NotExpressible
-from gn_onnx.recognition.refusals import IN_OWN_LAYOUT, Refusal, refusals, rejection
+from gn_onnx.recognition.refusals import IN_OWN_LAYOUT, ROOT_TAKEN, Refusal, refusals, rejection
 from gn_onnx.recognition.roots import find_seeds
 from gn_onnx.recognition.sites import ALREADY_ONE_NODE, Site, find_sites, is_settled
 from gn_onnx.recognition.walk import Walk, is_floating, producer, walk_from
@@ -133,7 +133,8 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
         best = max(refused_here, key=lambda r: r.progress, default=None)
         if seed.node in covered or best is None or seed.node in explained:
             continue
-        if not (seed.node.op_type in ALREADY_ONE_NODE and best.rejection.node == (seed.node.name or "")):
+        one_node = seed.node.op_type in ALREADY_ONE_NODE and best.rejection.node == (seed.node.name or "")
+        if not one_node or best.progress == ROOT_TAKEN:
             refused[seed.node] = best.rejection
         explained |= best.nodes
     order = view.position

@@ -12,11 +12,24 @@ from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Root, Tensor
 from gn_onnx.recognition.walk import Walk, producer
 
 _MAX_STEPS_BACK = 8
-_CONDITIONS = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"}
-"""What breaks a proof is the choice that is made by them."""
 _SHAPES_A_DIVISOR = {"Sqrt", "Pow", "Exp", "Log", "Max", "Clip", "Abs"}
-_ASIDE = {"Shape", "Size", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or", "IsNaN"}
+_ASIDE = {
+    "Shape",
+    "Size",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "Equal",
+    "Not",
+    "And",
+    "Or",
+    "Xor",
+    "IsNaN",
+    "IsInf",
+}
 """Not followed, and no reason by themselves: what is done with their results is."""
+_NORMALISES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization"}
 
 ROOT_TAKEN, NORMALISED, IN_OWN_LAYOUT = 1, 2, 3
 """How far a proof got: a root of something; x divided by it; and that brought back to the layout of x."""
@@ -43,7 +56,7 @@ def refusals(walk: Walk) -> list[Refusal]:
 
 def _with_defaults(walk: Walk, found: Rejection) -> Rejection:
     """Names the input of the graph, if there is one, that would be a constant if no caller could feed another."""
-    node = next((n for n in walk.view.position if n.outputs and (n.outputs[0].name or "") == found.value), None)
+    node = next((n for n in walk.followed if n.outputs and (n.outputs[0].name or "") == found.value), None)
     used = [] if node is None else [v for v in node.inputs if v is not None]
     polys = [walk.evaluation.facts[v].poly for v in used if v in walk.evaluation.facts]
     used += [f.key for p in polys for m in p for f, _ in m if isinstance(f, Tensor) and isinstance(f.key, ir.Value)]
@@ -79,6 +92,8 @@ def _refusals(walk: Walk) -> list[Refusal]:
         ):
             return [Refusal(ROOT_TAKEN, rejection(node, reason), nodes)]
     for node, reason in steps:
+        if node.op_type in _NORMALISES:
+            return [Refusal(ROOT_TAKEN, rejection(node, reason), nodes)]
         facts = [evaluation.facts[v] for v in node.inputs if v in evaluation.facts]
         rooted = [f for f in facts if any(isinstance(factor, Root | Log) for m in f.poly for factor, _ in m)]
         if rooted:
@@ -104,7 +119,7 @@ def _first_broken(walk: Walk, fact: Fact) -> ir.Value | None:
 def _broken_before(walk: Walk, value: ir.Value) -> ir.Value | None:
     first, frontier = None, [value]
     for _ in range(_MAX_STEPS_BACK):
-        found = (v for v in frontier if v in walk.evaluation.broken and producer(v).op_type not in _CONDITIONS)
+        found = (v for v in frontier if v in walk.evaluation.broken and producer(v).op_type not in _ASIDE)
         first = next(found, first)
         nodes = [node for v in frontier if (node := v.producer()) is not None]
         frontier = [v for node in nodes for v in node.inputs if v is not None and v not in walk.evaluation.facts]

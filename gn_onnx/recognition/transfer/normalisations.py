@@ -18,6 +18,8 @@ from gn_onnx.recognition.transfer.reductions import mean_over
 
 def standardised(evaluation: Evaluation, fact: Fact, reduced: Sequence[int], epsilon: float) -> tuple[Fact, Fact, Fact]:
     """(v - E[v]) / sqrt(E[(v - E[v])^2] + epsilon) over whole dimensions; also E[v] and the reciprocal root."""
+    if not epsilon >= 0:
+        raise NotExpressible(f"epsilon is {epsilon:g}, which is negative" if epsilon < 0 else f"epsilon is {epsilon:g}")
     algebra = evaluation.algebra
     mean = mean_over(evaluation, fact, reduced)
     centred = binary(evaluation, fact, mean, lambda p, q: algebra.add(p, q, -1.0))
