@@ -65,7 +65,7 @@ def _computed(view: ModelView, known: dict[ir.Value, np.ndarray]) -> dict[ir.Val
         if node.op_type not in READS_CONSTANTS or node.graph in view.body_of or not _is_open(view, node.outputs[0]):
             continue
         for value in node.inputs[1:]:
-            if value is None or value in known or value.producer() is None or view.is_fixed(value):
+            if value is None or value in known or value.producer() is None or view.is_weights(value):
                 continue
             array = arithmetic.integers(value)
             if array is not None and all(isinstance(size, Size) and size.static is not None for size in array.ravel()):

@@ -80,6 +80,10 @@ class ModelView:
         """Whether the value is computed from sizes, weights and constants, at least one size among them."""
         return self._fixed_values.get(value, False)
 
+    def is_weights(self, value: ir.Value) -> bool:
+        """Whether the value is computed from weights and constants alone."""
+        return self.is_fixed(value) and not self.is_of_sizes(value)
+
     @property
     def _fixed_values(self) -> dict[ir.Value, bool]:
         """Results that no data goes into; and whether a size does."""
