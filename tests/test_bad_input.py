@@ -238,6 +238,17 @@ def test_text_that_is_nested_too_deep(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", ["99999999999999999999", "-99999999999999999999", "1e999999", "0x"])
+def test_text_with_a_number_that_nothing_holds(number: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.onnxtxt"
+    text = '<ir_version: 8, opset_import: ["" : 17]>\ng (float[N] x) => (float[N] y) {\ny = Relu<alpha = NUMBER>(x)\n}\n'
+    path.write_text(text.replace("NUMBER", number))
+    status = cli.main(["explain", str(path)])
+    assert status in (0, 2)
+    path.write_text(text.replace("17", number))
+    assert cli.main(["explain", str(path)]) == 2
+
+
 def test_brackets_in_strings_and_comments_do_not_count(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "model.onnxtxt"
     head = '<ir_version: 8, opset_import: ["" : 17], producer_name: "' + "(" * 300 + '\\"{">\n'

@@ -44,7 +44,11 @@ _PARSE_ERRORS = (
     google.protobuf.json_format.ParseError,
     onnx.parser.ParseError,
     ValueError,  # UnicodeDecodeError among them
-    RecursionError,
+    # What C++'s exceptions become: a number of twenty digits is out of range there.
+    IndexError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # RecursionError among them
 )
 
 
