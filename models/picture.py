@@ -24,7 +24,7 @@ import torch
 import gn_onnx
 from gn_onnx.benchmarks import bench, bench_models
 from gn_onnx.checking.scope import scopes
-from gn_onnx.reporting import html_report, svg
+from gn_onnx.reporting import page_parts, svg
 from gn_onnx.reporting.report import value_name
 from models import registry
 from models.exporting import Form
@@ -85,7 +85,7 @@ def graphs() -> str:
         registry.build("fcos").export(path, Form("torchscript", 17))
         original = onnx.load(path)
     site = next(site for site in gn_onnx.fuse(original).fused if site.activation == "relu")
-    before = html_report.boxes_between(scopes(original, {})[()], value_name(site.x), value_name(site.output))
+    before = page_parts.boxes_between(scopes(original, {})[()], value_name(site.x), value_name(site.output))
     before = [svg.Box(box.key, "x" if box.kind == "value" else box.text, box.inputs, box.kind) for box in before]
     before[-1] = svg.Box("output", "y", before[-1].inputs, "value")
     after = [

@@ -10,8 +10,12 @@ import pytest
 from hand_models import detector
 
 from gn_onnx import cli
+from gn_onnx.benchmarks import bench, bench_models
 from gn_onnx.checking.scope import scopes
-from gn_onnx.reporting import html_report, svg
+from gn_onnx.files import fuse_file
+from gn_onnx.group_norm import Rejection
+from gn_onnx.reporting import html_report, page_parts, svg
+from gn_onnx.reporting.report import FusionReport
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -49,7 +53,7 @@ def page_of(tmp_path: pathlib.Path, model, *options: str) -> str:
 def test_the_page_shows_sites_parity_and_times(tmp_path: pathlib.Path) -> None:
     page = page_of(tmp_path, detector())
     parsed = Strict(page)
-    assert parsed.tags.count("svg") == 4  # two sites, before and after
+    assert parsed.tags.count("svg") == 6  # two sites, before and after; the first in full view too
     assert "Equal to the original." in page
     assert "original" in page
     assert "GroupNormRelu" in page
@@ -90,7 +94,7 @@ def test_the_model_is_not_overwritten_by_its_report(tmp_path: pathlib.Path) -> N
 
 
 def test_boxes_follow_the_data_from_x_to_the_output() -> None:
-    boxes = html_report.boxes_between(scopes(detector(), {})[()], "c0", "g0")
+    boxes = page_parts.boxes_between(scopes(detector(), {})[()], "c0", "g0")
     assert [box.text for box in boxes] == [
         "c0", "Reshape", "InstanceNormalization", "Shape", "Reshape", "Mul", "Add", "g0",
     ]  # fmt: skip
@@ -103,3 +107,34 @@ def test_boxes_follow_the_data_from_x_to_the_output() -> None:
 def test_pictures_of_any_size(count: int) -> None:
     boxes = [svg.Box(str(i), f"node {i}", tuple(str(j) for j in range(max(0, i - 3), i))) for i in range(count)]
     Strict(svg.draw(boxes, label="many"))
+
+
+def result(**times: float) -> bench_models.ModelResult:
+    """Seven rounds in which every variant takes the same time, in microseconds."""
+    names = {name: getattr(bench_models, name) for name in times}
+    timings = {names[name]: bench.Timing(names[name], (time,) * 7) for name, time in times.items()}
+    return bench_models.ModelResult("m.onnx", 1, timings, {}, {}, {}, 1.0, {})
+
+
+@pytest.mark.parametrize(("target", "shown"), [("plugin", "1.60 ×"), ("onnx", "2.00 ×")])
+def test_the_speed_in_large_type_is_that_of_the_target(target: str, shown: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "detector.onnx"
+    path.write_bytes(detector().SerializeToString())
+    request = fuse_file.Request(model=path, target=target, shapes={"image": (1, 3, 24, 24)})
+    measured = result(ORIGINAL=800.0, FUSED=700.0, FUSED_LIBRARY=500.0, NATIVE_LIBRARY=400.0)
+    machine = {"processor": "P<1>", "threads": 2, "onnxruntime": "1.31.1"}
+    page = html_report.render(fuse_file.examine(request), detector(), measured, machine)
+    Strict(page)
+    assert f"<b>{shown}</b>as fast as before" in page
+    assert "P&lt;1&gt;, 2 threads, ONNX Runtime 1.31.1" in page
+
+
+def test_look_alikes_are_listed_by_reason(tmp_path: pathlib.Path) -> None:
+    rejected = [Rejection("an RMS normalisation", f"look-alike {index}", "Mul", reached="x*rstd") for index in range(3)]
+    rejected.append(Rejection("the epsilon differs", "other", "Add"))
+    report = FusionReport(tmp_path / "m.onnx", "plugin", [], rejected, 0, (3, 3), (10, 10))
+    page = html_report.render(report, detector(), None)
+    Strict(page)
+    assert "<b>3 ×</b> an RMS normalisation" in page
+    assert "<b>1 ×</b> the epsilon differs" in page
+    assert all(f"<li>Mul look-alike {index}<br>" in page for index in range(3))

@@ -28,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Exit status 1 where the fused model is wrong; the page says so and is written all the same."""
-    from gn_onnx.benchmarks import bench_models
+    from gn_onnx.benchmarks import bench, bench_models
     from gn_onnx.checking.inputs import parse_shapes
     from gn_onnx.errors import GnOnnxError
     from gn_onnx.files import atomic_file, external_data, fuse_file, model_io
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             timings = bench_models.run_model(arguments.model, shapes=shapes, runs=30, seconds=20)
         except GnOnnxError as error:
             console.say(f"  {console.paint('no times', 'warn')}: {error}")
-    page = html_report.render(report, proto, timings)
+    page = html_report.render(report, proto, timings, bench.machine())
     with atomic_file.replacing(arguments.output) as file:
         file.write(page.encode("utf-8"))
     console.say(report.to_text(console, check=True))

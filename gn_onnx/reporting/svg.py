@@ -6,7 +6,7 @@ import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 
-_BOX, _GAP_X, _GAP_Y, _HEIGHT, _MARGIN = 160, 16, 26, 30, 8
+_BOX, _GAP_X, _GAP_Y, _HEIGHT, _MARGIN, _LANE = 160, 16, 26, 30, 8, 20
 _LETTERS = 18
 """As many fit into a box in any font; longer texts are squeezed, whatever the font is."""
 
@@ -45,17 +45,21 @@ def draw(boxes: Sequence[Box], *, label: str) -> str:
         rows.setdefault(layers[box.key], []).append(box)
     widest = max((len(row) for row in rows.values()), default=1)
     width = widest * _BOX + (widest - 1) * _GAP_X + 2 * _MARGIN
+    if any(layers[box.key] - layers[key] > 1 for box in boxes for key in box.inputs if key in layers):
+        width += 2 * _LANE
     height = len(rows) * _HEIGHT + (len(rows) - 1) * _GAP_Y + 2 * _MARGIN
     centre: dict[str, tuple[float, float]] = {}
+    right: dict[int, float] = {}
     for layer, row in rows.items():
         left = (width - len(row) * _BOX - (len(row) - 1) * _GAP_X) / 2
+        right[layer] = width - left
         for index, box in enumerate(row):
             x = left + index * (_BOX + _GAP_X) + _BOX / 2
             centre[box.key] = (x, _MARGIN + layer * (_HEIGHT + _GAP_Y) + _HEIGHT / 2)
     lines = [
         f'<svg viewBox="0 0 {width} {height}" style="min-width:{_LEAST * width:g}px;max-width:{width}px" role="img"'
         f' aria-label="{escape(label)}">',
-        *_arrows(boxes, centre, layers),
+        *_arrows(boxes, centre, layers, right),
     ]
     for box in boxes:
         x, y = centre[box.key]
@@ -69,7 +73,13 @@ def draw(boxes: Sequence[Box], *, label: str) -> str:
     return "\n".join([*lines, "</svg>"])
 
 
-def _arrows(boxes: Sequence[Box], centre: Mapping[str, tuple[float, float]], layers: Mapping[str, int]) -> list[str]:
+def _arrows(
+    boxes: Sequence[Box], centre: Mapping[str, tuple[float, float]], layers: Mapping[str, int], right: Mapping[int, float]
+) -> list[str]:
+    """Paths of all arrows; `right` is where the boxes of each layer end.
+
+    An arrow over several layers runs beside the boxes between, never through them.
+    """
     paths = []
     for box in boxes:
         for key in box.inputs:
@@ -77,10 +87,17 @@ def _arrows(boxes: Sequence[Box], centre: Mapping[str, tuple[float, float]], lay
                 continue
             (x1, y1), (x2, y2) = centre[key], centre[box.key]
             start, end = y1 + _HEIGHT / 2, y2 - _HEIGHT / 2 - 4
-            # An arrow over several layers swings to the side, so that it does not run through the boxes between.
-            swing = 0.62 * _BOX * (layers[box.key] - layers[key] > 1)
-            middle = (start + end) / 2
-            curve = f"M{x1:g} {start:g}C{x1 + swing:g} {middle:g} {x2 + swing:g} {middle:g} {x2:g} {end:g}"
+            between = range(layers[key] + 1, layers[box.key])
+            if between:
+                lane = max(x1, x2, *(right[layer] + _LANE / 2 for layer in between))
+                first, last = start + _GAP_Y, end - _GAP_Y
+                curve = (
+                    f"M{x1:g} {start:g}C{x1:g} {first - 8:g} {lane:g} {start + 8:g} {lane:g} {first:g}"
+                    f"V{last:g}C{lane:g} {end - 8:g} {x2:g} {last + 8:g} {x2:g} {end:g}"
+                )
+            else:
+                middle = (start + end) / 2
+                curve = f"M{x1:g} {start:g}C{x1:g} {middle:g} {x2:g} {middle:g} {x2:g} {end:g}"
             paths.append(f'<path class="arrow" d="{curve}"/><path class="tip" d="M{x2 - 4:g} {end - 2:g}h8l-4 6z"/>')
     return paths
 
