@@ -24,6 +24,7 @@ import torch
 import gn_onnx
 from gn_onnx.benchmarks import bench, bench_models
 from gn_onnx.checking.scope import scopes
+from gn_onnx.files import fuse_file
 from gn_onnx.reporting import page_parts, svg
 from gn_onnx.reporting.report import value_name
 from models import registry
@@ -42,11 +43,18 @@ MODELS = {
 }
 """Detection, segmentation, diffusion: each with the shape of its input where that is not the module's own."""
 
-PICTURED = ("fcos", "monai_segresnet_2d", "unet2d", "vae_decoder")
+PICTURED = {
+    "fcos": "FCOS detector, ResNet-50",
+    "monai_segresnet_2d": "SegResNet, MONAI",
+    "unet2d": "UNet2D, diffusers",
+    "vae_decoder": "VAE decoder, diffusers",
+}
+"""Those in the picture, with the words there."""
+
 BEGIN, END = "<!-- benchmark -->", "<!-- /benchmark -->"
 
 SHOWN = {
-    bench_models.NATIVE: ("GroupNormalization (opset 21), ONNX Runtime alone", "#b8bcc8"),
+    bench_models.NATIVE: ("ONNX's GroupNormalization, plain ONNX Runtime", "#b8bcc8"),
     bench_models.ORIGINAL: ("as exported", "#8b8f9c"),
     bench_models.FUSED_LIBRARY: ("fused, with the library", "#3e63dd"),
 }
@@ -54,11 +62,13 @@ SHOWN = {
 
 _STYLE = """
 svg rect{fill:none;stroke:#1c2024}svg rect.value{stroke:none;fill:#e8e8ec}svg rect.fused{fill:#3e63dd;stroke:none}
-svg rect.fused+text{fill:#fff}svg text{font:12px system-ui,sans-serif;text-anchor:middle;fill:#1c2024}
+svg rect.fused+text{fill:#fff}svg text{font:13px system-ui,sans-serif;text-anchor:middle;fill:#1c2024}
 svg .arrow{fill:none;stroke:#60646c}svg .tip{fill:#60646c}
 svg rect.paper{fill:#fff;stroke:#d9d9e0}svg rect.bar{stroke:none}svg text.left{text-anchor:start}
-svg text.right{text-anchor:end}svg text.title{font-weight:600;font-size:15px;text-anchor:start}
-svg text.small{font-size:11px;fill:#60646c;text-anchor:start}
+svg text.right{text-anchor:end;fill:#60646c}svg text.strong{font-weight:600;text-anchor:start}
+svg text.ours{font-weight:600;text-anchor:start;fill:#3451b2}svg text.big{font-weight:600;font-size:28px;fill:#3451b2}
+svg text.title{font-weight:600;font-size:17px;text-anchor:start}svg text.small{font-size:11px;fill:#60646c;text-anchor:start}
+svg text.quiet{fill:#60646c}
 """
 
 
@@ -84,7 +94,8 @@ def graphs() -> str:
         path = pathlib.Path(folder) / "fcos.onnx"
         registry.build("fcos").export(path, Form("torchscript", 17))
         original = onnx.load(path)
-    site = next(site for site in gn_onnx.fuse(original).fused if site.activation == "relu")
+    result = gn_onnx.fuse(original)
+    site = next(site for site in result.fused if site.activation == "relu")
     before = page_parts.boxes_between(scopes(original, {})[()], value_name(site.x), value_name(site.output))
     before = [svg.Box(box.key, "x" if box.kind == "value" else box.text, box.inputs, box.kind) for box in before]
     before[-1] = svg.Box("output", "y", before[-1].inputs, "value")
@@ -94,14 +105,20 @@ def graphs() -> str:
         svg.Box("y", "y", ("gn",), "value"),
     ]  # fmt: skip
     left, right = svg.draw(before, label="before"), svg.draw(after, label="after")
-    heads = _text(24, 50, "as exported", "left") + _text(380, 50, "fused", "left")
-    return heads + _placed(left, 16, 62) + _placed(right, 372, 62)
+    nodes = f"{fuse_file.count_nodes(original)} → {fuse_file.count_nodes(result.model)}"
+    middle = 216, 478
+    heads = _text(middle[0], 54, f"as exported: {len(before) - 2} nodes", "") + _text(middle[1], 54, "fused: 1 node", "")
+    sums = [("quiet", 0, "in the whole detector"), ("big", 34, str(len(result.fused))), ("quiet", 54, "GroupNorms fused")]
+    sums += [("big", 96, nodes), ("quiet", 116, "nodes")]
+    sums_text = "".join(_text(middle[1], 310 + y, words, kind) for kind, y, words in sums)
+    return heads + sums_text + _centred(left, middle[0], 64) + _centred(right, middle[1], 64)
 
 
-def _placed(picture: str, x: int, y: int) -> str:
+def _centred(picture: str, middle: int, y: int) -> str:
     """An SVG element at its natural size inside another."""
-    width, height = re.search(r'viewBox="0 0 (\S+) (\S+)"', picture).groups()  # type: ignore[union-attr]
-    return picture.replace("<svg ", f'<svg x="{x}" y="{y}" width="{width}" height="{height}" ', 1)
+    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', picture).groups())  # type: ignore[union-attr]
+    x = middle - width / 2
+    return picture.replace("<svg ", f'<svg x="{x:g}" y="{y}" width="{width:g}" height="{height:g}" ', 1)
 
 
 def _text(x: float, y: float, text: str, kind: str) -> str:
@@ -110,22 +127,25 @@ def _text(x: float, y: float, text: str, kind: str) -> str:
 
 def bars(data: dict[str, Any], left: int, width: int) -> tuple[str, int]:
     """Time in GroupNorm nodes of every model; the longest bar of a model takes the whole width. Text and height."""
-    parts, y = [], 62
+    parts, y = [], 58
     for result in data["results"]:
         if result["model"] not in PICTURED:
             continue
         times = {label: result["group_norm_ms"][label] for label in SHOWN if label in result["group_norm_ms"]}
-        longest = max(times.values())
+        longest, ours = max(times.values()), times[bench_models.FUSED_LIBRARY]
         before, after = (result["group_norm_share"][label] for label in (bench_models.ORIGINAL, bench_models.FUSED_LIBRARY))
-        parts.append(_text(left, y, f"{result['model']}, {result['sites']} GroupNorms", "left"))
-        parts.append(_text(left + width + 70, y, f"{before:.0%} → {after:.0%} of the model's time", "right"))
+        parts.append(_text(left, y, PICTURED[result["model"]], "strong"))
+        parts.append(_text(left + width + 70, y, f"{before:.0%} → {after:.0%} of the run", "right"))
+        y += 2
         for label, time in times.items():
             y += 20
             length = max(2.0, width * time / longest)
-            size = f'x="{left}" y="{y - 11}" width="{length:.1f}" height="15"'
+            size = f'x="{left}" y="{y - 12}" width="{length:.1f}" height="16" rx="2"'
             parts.append(f'<rect class="bar" {size} style="fill:{SHOWN[label][1]}"/>')
             parts.append(_text(left + length + 6, y + 1, f"{time:.3g} ms", "left"))
-        y += 34
+        less = f"{times[bench_models.ORIGINAL] / ours:.1f} × faster than as exported"
+        parts.append(_text(left + width * ours / longest + 76, y + 1, less, "ours"))
+        y += 36
     for words, colour in SHOWN.values():
         parts.append(f'<rect class="bar" x="{left}" y="{y - 10}" width="12" height="12" style="fill:{colour}"/>')
         parts.append(_text(left + 18, y, words, "left"))
@@ -135,7 +155,7 @@ def bars(data: dict[str, Any], left: int, width: int) -> tuple[str, int]:
 
 def draw(data: dict[str, Any]) -> str:
     """The whole picture as SVG."""
-    left, width = 580, 330
+    left, width = 620, 320
     plot, height = bars(data, left, width)
     facts = data["machine"]
     runtime = facts.get("onnxruntime") or facts.get("onnxruntime-gpu")
@@ -145,9 +165,9 @@ def draw(data: dict[str, Any]) -> str:
     )
     height = max(height, 500) + 16
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 {height + 20}" width="1000" height="{height + 20}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1030 {height + 20}" width="1030" height="{height + 20}"'
         f' role="img" aria-label="One GroupNorm before and after fusing, and times"><style>{_STYLE}</style>'
-        f'<rect class="paper" x=".5" y=".5" width="999" height="{height + 19}" rx="10"/>'
+        f'<rect class="paper" x=".5" y=".5" width="1029" height="{height + 19}" rx="10"/>'
         f"{_text(24, 28, 'One GroupNorm and ReLU of a detector', 'title')}{graphs()}"
         f"{_text(left, 28, 'Time in GroupNorm nodes per run', 'title')}{plot}"
         f"{_text(24, height, caption, 'small')}</svg>\n"

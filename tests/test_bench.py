@@ -10,7 +10,7 @@ import pytest
 from hand_models import detector
 
 from gn_onnx import cli
-from gn_onnx.benchmarks import bench, bench_kernels, bench_models, bench_table
+from gn_onnx.benchmarks import bench, bench_kernels, bench_models, bench_plot, bench_table
 from gn_onnx.benchmarks.cases import CASES, Case
 from gn_onnx.checking import ort_runner
 
@@ -153,6 +153,21 @@ def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_timed(
         assert words in said
         assert said.count("\n") == 1
     assert model.read_bytes() == detector().SerializeToString()
+
+
+def test_the_plot_of_many_models(tmp_path: pathlib.Path) -> None:
+    """Models of the same name, of very different times, one without a variant; bars and words are all there."""
+    pytest.importorskip("matplotlib")
+    timings = {label: bench.Timing(label, (time,) * 7) for label, time in (("slow", 4e5), ("fast", 1e5))}
+    small = {"slow": bench.Timing("slow", (50.0,) * 6 + (5000.0,))}
+    groups = [("model", timings), ("model", small), *((f"model {index}", timings) for index in range(6))]
+    path = tmp_path / "bench.svg"
+    bench_plot.plot(groups, path, title="P", order=("slow", "fast"), ours=("fast",), baseline="slow")
+    drawn = path.read_text()
+    assert drawn.count("<!-- fast -->") == 7
+    assert drawn.count("<!-- slow -->") == 8
+    assert drawn.count("<!-- 100 ms   4.00 × -->") == 7
+    assert "<!-- 50 µs -->" in drawn
 
 
 def test_unknown_cases_are_a_usage_error() -> None:

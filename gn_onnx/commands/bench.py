@@ -165,15 +165,23 @@ def _plot(arguments: argparse.Namespace, results: list[Any]) -> None:
             bench_kernels.OURS, bench_kernels.COPY,
         )  # fmt: skip
         names = [result.case.label for result in results]
+        ours, baseline = {bench_kernels.OURS}, bench_kernels.CHAIN
     else:
         order = (
             bench_models.NATIVE, bench_models.ORIGINAL, bench_models.FUSED,
             bench_models.FUSED_LIBRARY, bench_models.NATIVE_LIBRARY,
         )  # fmt: skip
-        names = [pathlib.Path(result.model).stem for result in results]
-    groups = {
-        name: {label: t.median / 1e3 for label, t in result.timings.items() if label not in result.refused}
+        names = [_short_name(result.model, [other.model for other in results]) for result in results]
+        ours, baseline = {bench_models.FUSED_LIBRARY, bench_models.NATIVE_LIBRARY}, bench_models.ORIGINAL
+    groups = [
+        (name, {label: timing for label, timing in result.timings.items() if label not in result.refused})
         for name, result in zip(names, results, strict=True)
-    }
+    ]
     title = f"{facts['processor']}, {facts['threads']} threads, {arguments.provider}"
-    bench_plot.plot(groups, arguments.plot, title=title, order=order)
+    bench_plot.plot(groups, arguments.plot, title=title, order=order, ours=ours, baseline=baseline)
+
+
+def _short_name(path: str, others: list[str]) -> str:
+    """The file's name, or the whole path where several are called model.onnx."""
+    name = pathlib.Path(path).stem
+    return name if sum(pathlib.Path(other).stem == name for other in others) == 1 else path
