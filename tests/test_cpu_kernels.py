@@ -68,23 +68,22 @@ BROKEN = {
         " + delta * delta * (a.count * b.count / count)",
         "",
     ),
-    "the mean keeps only the digits of float": ("rows.h", " - split.rest * static_cast<double>(factor)", ""),
+    "the mean keeps only the digits of float": ("rows.h", " - to_double(factor) * rest", ""),
     "the shift is not corrected for": ("moments.h", "d.squares - d.sum * offset", "d.squares"),
     "a bad shift is kept": (
         "moments.h",
-        "moments_of(deviations(x, count, mean), static_cast<double>(mean), n, &moments);",
+        "moments_of(deviations(x, count, mean), static_cast<double>(mean), n, &result);",
         "static_cast<void>(mean);",
     ),
     "a bad shift is kept in columns": ("column_sums.h", "if (take(count, result)) return;", "take(count, result); return;"),
     "the batch decides where a chunk is cut": (
         "channels_first.h",
-        "return contiguous_moments(x_ + group * plan_.size + chunk_begin(chunk), chunk_end(chunk) - chunk_begin(chunk));",
+        "return FirstLook<T>(begin, chunk_end(chunk) - chunk_begin(chunk)).moments();",
         """
-        const T* x = x_ + group * plan_.size + chunk_begin(chunk);
         const std::int64_t count = chunk_end(chunk) - chunk_begin(chunk);
         const std::int64_t first = plan_.groups > 3 ? count / 3 : 0;
-        const Moments rest = contiguous_moments(x + first, count - first);
-        return first == 0 ? rest : combine(contiguous_moments(x, first), rest);
+        const Moments rest = FirstLook<T>(begin + first, count - first).moments();
+        return first == 0 ? rest : combine(FirstLook<T>(begin, first).moments(), rest);
         """,
     ),
     "a row's end is read after it was written": (
@@ -92,7 +91,7 @@ BROKEN = {
         "store(y + last, tail);",
         "store(y + last, result(load(x + last) + 0 * tail));",
     ),
-    "a row takes the bias of another": ("channels_first.h", "bias_ + channel);", "bias_ + first_channel);"),
+    "a row takes the bias of another": ("channels_first.h", "bias_ + channel, writer.gain);", "bias_ + first_channel, writer.gain);"),
 }
 
 

@@ -157,6 +157,49 @@ void bad_values_stay_in_their_group(const Isa& isa, const Type& type, Layout lay
   }
 }
 
+// Activations of numbers of every size: x is 0, so that they are applied to the bias itself.
+void activations_of_all_numbers(const Isa& isa, const Type& type, Layout layout, Activation activation,
+                                std::int64_t spatial) {
+  std::vector<double> values{0.0, type.smallest, type.largest, std::numeric_limits<double>::infinity()};
+  for (double v = 100 * type.smallest; v < type.largest / 2; v *= 1.37) values.push_back(v);
+  for (double v = 0.0; v < 120; v += 0.0625) values.push_back(v);
+  const std::size_t count = values.size();
+  GroupNormProblem sizes{.batch = 1,
+                         .channels = 2 * static_cast<std::int64_t>(count),
+                         .spatial = spatial,
+                         .num_groups = 1,
+                         .layout = layout,
+                         .activation = activation,
+                         .alpha = 0.125F};
+  Problem problem(type, sizes, Input::kConstant);
+  for (std::size_t i = 0; i < problem.x.count(); ++i) problem.x.set(i, 0.0);
+  for (std::size_t c = 0; c < 2 * count; ++c) {
+    problem.scale.set(c, 0.0);
+    problem.bias.set(c, c < count ? values[c] : -values[c - count]);
+  }
+  const Tensor y = run(isa, problem, kForward);
+  // What SiLU takes is rounded, to half a unit of its own, which far below zero is as many units of exp as it is large;
+  // and where the result is below this, it may be anything so small.
+  const bool silu = activation == Activation::kSilu;
+  const long double hard = activation == Activation::kHardSwish ? std::ldexp(3.0L, -type.work_digits) : 0.0L;
+  const long double nothing = !silu ? hard : type.dtype == DType::kFloat64 ? 0x1p-1000L : 0x1p-117L;
+  for (std::size_t c = 0; c < 2 * count; ++c) {
+    const double v = problem.bias.get(c);
+    if (std::isinf(v) && v < 0) continue;  // a limit, and no number: 0 times infinity
+    const long double expected = activated(sizes, static_cast<long double>(v));
+    const auto actual = static_cast<long double>(y.get(problem.index(0, static_cast<std::int64_t>(c), spatial - 1)));
+    const long double error = std::abs(actual - expected);
+    const long double units = silu && v < 0 ? 8.0L + std::min(800.0L, static_cast<long double>(-v)) : 8.0L;
+    const long double bound = std::ldexp(std::abs(expected) * units, -type.work_digits) +
+                              std::ldexp(std::abs(expected), -type.digits) + static_cast<long double>(type.smallest) +
+                              nothing;
+    if (std::isinf(expected) ? actual == expected : error <= bound) continue;
+    expect(false, std::string(isa.name) + " " + problem.text() + ": the activation of " + std::to_string(v) + " is " +
+                      std::to_string(actual) + ", expected " + std::to_string(expected));
+  }
+  expect(true, "activations of numbers of every size");
+}
+
 // A tensor that is written past the cache.
 void large_results(const Isa& isa, const Type& type, Layout layout) {
   const auto elements = static_cast<std::int64_t>((std::size_t{34} << 20) / type.bytes);
@@ -210,6 +253,11 @@ void all_of(const Isa& isa, Extent extent) {
         one_problem(isa, type, empty, layout, Activation::kNone, Input::kOrdinary);
       }
       bad_values_stay_in_their_group(isa, type, layout);
+      for (const Activation activation : kActivations) {
+        for (const std::int64_t spatial : {1, 3, 40}) {
+          activations_of_all_numbers(isa, type, layout, activation, spatial);
+        }
+      }
       if (extent != Extent::kQuick) large_results(isa, type, layout);
     }
   }

@@ -6,6 +6,8 @@
 // Both do the same arithmetic in the same order.
 #pragma once
 
+#include <optional>
+
 #include "cpu/kernels.h"
 #include "cpu/moments.h"
 #include "cpu/rows.h"
@@ -16,7 +18,8 @@ namespace gn::GN_ISA {
 // How the work is cut; a function of the problem and the machine.
 struct ChannelsFirstPlan {
   explicit ChannelsFirstPlan(const GroupNormProblem& problem)
-      : size(problem.channels / problem.num_groups * problem.spatial),
+      : depth(problem.channels / problem.num_groups),
+        size(depth * problem.spatial),
         groups(problem.batch * problem.num_groups),
         chunks((size + kChunkElements - 1) / kChunkElements) {
     constexpr std::int64_t kGroupOfOneTask = std::int64_t{1} << 20;  // elements; 4 MB of float
@@ -37,6 +40,7 @@ struct ChannelsFirstPlan {
     return static_cast<std::size_t>(window) * (static_cast<std::size_t>(chunks) * sizeof(Moments) + sizeof(Normaliser));
   }
 
+  std::int64_t depth;       // channels in a group
   std::int64_t size;        // elements in a group
   std::int64_t groups;      // in the whole batch
   std::int64_t chunks;      // in a group
@@ -72,21 +76,27 @@ class ChannelsFirst {
 
  private:
   void whole_groups(std::int64_t begin, std::int64_t end, const RowWriter<T>& writer) const {
-    // The statistics of small groups end in a chain of dependent operations: several groups' chains run side by side.
-    constexpr std::int64_t kTogether = 4;
-    constexpr std::int64_t kSmallGroup = 2048;  // four of them stay in the first cache
-    const std::int64_t together = plan_.size <= kSmallGroup ? kTogether : 1;
-    Normaliser normalisers[kTogether];
+    if (plan_.chunks == 1) return groups_of_one_chunk(begin, end, writer);
+    for (std::int64_t group = begin; group < end; ++group) {
+      Moments total;
+      for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
+      write(writer, group, normaliser<W>(total, problem_.epsilon), 0, plan_.size);
+    }
+  }
+
+  void groups_of_one_chunk(std::int64_t begin, std::int64_t end, const RowWriter<T>& writer) const {
+    constexpr std::int64_t kMostTogether = 8;
+    constexpr std::int64_t kElementsTogether = 8192;  // they stay in the first cache
+    const std::int64_t together = std::clamp<std::int64_t>(kElementsTogether / plan_.size, 1, kMostTogether);
     for (; begin < end; begin += together) {
-      const std::int64_t stop = std::min(end, begin + together);
-      for (std::int64_t group = begin; group < stop; ++group) {
-        Moments total;
-        for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
-        normalisers[group - begin] = normaliser<W>(total, problem_.epsilon);
+      const std::int64_t count = std::min(end - begin, together);
+      std::optional<FirstLook<T>> looks[kMostTogether];
+      for (std::int64_t i = 0; i < count; ++i) looks[i].emplace(x_ + (begin + i) * plan_.size, plan_.size);
+      Normaliser normalisers[kMostTogether];
+      for (std::int64_t i = 0; i < count; ++i) {
+        normalisers[i] = normaliser<W>(looks[i]->moments(), problem_.epsilon);
       }
-      for (std::int64_t group = begin; group < stop; ++group) {
-        write(writer, group, normalisers[group - begin], 0, plan_.size);
-      }
+      for (std::int64_t i = 0; i < count; ++i) write(writer, begin + i, normalisers[i], 0, plan_.size);
     }
   }
 
@@ -112,13 +122,14 @@ class ChannelsFirst {
   std::int64_t chunk_end(std::int64_t chunk) const { return std::min(plan_.size, (chunk + 1) * kChunkElements); }
 
   Moments moments_of_chunk(std::int64_t group, std::int64_t chunk) const {
-    return contiguous_moments(x_ + group * plan_.size + chunk_begin(chunk), chunk_end(chunk) - chunk_begin(chunk));
+    const T* begin = x_ + group * plan_.size + chunk_begin(chunk);
+    return FirstLook<T>(begin, chunk_end(chunk) - chunk_begin(chunk)).moments();
   }
 
   // Elements [begin, end) of a group.
   void write(const RowWriter<T>& writer, std::int64_t group, const Normaliser& normal, std::int64_t begin,
              std::int64_t end) const {
-    const std::int64_t first_channel = group % problem_.num_groups * (problem_.channels / problem_.num_groups);
+    const std::int64_t first_channel = group % problem_.num_groups * plan_.depth;
     const T* x = x_ + group * plan_.size;
     T* y = y_ + group * plan_.size;
     if (problem_.spatial == 1) {
@@ -132,15 +143,23 @@ class ChannelsFirst {
   void write_rows(const RowWriter<T>& writer, const T* x, T* y, std::int64_t first_channel, const Normaliser& normal,
                   std::int64_t begin, std::int64_t end) const {
     ChannelParameters<W> parameters;
+    const auto rows_of = [&](std::int64_t channel, std::int64_t rows, std::int64_t count) {
+      parameters.set(0, rows, normal, scale_ + channel, bias_ + channel, writer.gain);
+      writer.rows(x + begin, y + begin, rows, count, parameters, writer.alpha);
+      begin += rows * count;
+    };
+    if (begin == 0 && end == plan_.size) {
+      for (std::int64_t c = 0; c < plan_.depth; c += kParameterChannels) {
+        rows_of(first_channel + c, std::min(kParameterChannels, plan_.depth - c), problem_.spatial);
+      }
+      return;
+    }
     while (begin < end) {
-      const std::int64_t channel = first_channel + begin / problem_.spatial;
+      const std::int64_t row = begin / problem_.spatial;
       const std::int64_t row_left = problem_.spatial - begin % problem_.spatial;
       const bool whole = row_left == problem_.spatial && end - begin >= row_left;
       const std::int64_t rows = whole ? std::min((end - begin) / row_left, kParameterChannels) : 1;
-      const std::int64_t count = std::min(row_left, end - begin);
-      parameters.set(0, rows, normal, scale_ + channel, bias_ + channel);
-      writer.rows(x + begin, y + begin, rows, count, parameters, writer.alpha);
-      begin += rows * count;
+      rows_of(first_channel + row, rows, std::min(row_left, end - begin));
     }
   }
 
@@ -150,7 +169,7 @@ class ChannelsFirst {
     ChannelParameters<W> parameters;
     for (; begin < end; begin += kParameterChannels) {
       const std::int64_t count = std::min(kParameterChannels, end - begin);
-      parameters.set(0, count, normal, scale_ + first_channel + begin, bias_ + first_channel + begin);
+      parameters.set(0, count, normal, scale_ + first_channel + begin, bias_ + first_channel + begin, writer.gain);
       writer.channels(x + begin, y + begin, 1, count, count, parameters, writer.alpha);
     }
   }

@@ -74,10 +74,8 @@ template <>
 class LaneSums<float> {
  public:
   void add(Vector<float> v) {
-    HalfVector parts[2];
-    std::memcpy(parts, &v, sizeof(v));
-    sums_[0] += to_double(parts[0]);
-    sums_[1] += to_double(parts[1]);
+    sums_[0] += to_double(half_of(v, 0));
+    sums_[1] += to_double(half_of(v, 1));
   }
   void store(double* lanes) const { std::memcpy(lanes, sums_, sizeof(sums_)); }
   double total() const { return sum_of_lanes<double>(sums_[0] + sums_[1]); }
@@ -126,35 +124,36 @@ template <typename T>
   constexpr std::int64_t kStep = kColumns * kWidth<W>;
   LaneSums<W> sums;
   LaneSums<W> squares;
-  std::int64_t i = 0;
-  while (i + kStep <= count) {
+  for (std::int64_t i = 0; i < count;) {
     const std::int64_t run_end = std::min(count, i + kRun * kStep);
     Vector<W> sum[kColumns] = {};
     Vector<W> square[kColumns] = {};
     for (; i + kStep <= run_end; i += kStep) {
-      for (int v = 0; v < kColumns; ++v) {
-        const Vector<W> d = load(x + i + v * kWidth<W>) - shift;
-        sum[v] += d;
-        square[v] += d * d;
+      for (int v = 0; v < kColumns; v += kBlockVectors<T>) {
+        const Block<T> block = load_block(x + i + v * kWidth<W>);
+        for (int k = 0; k < kBlockVectors<T>; ++k) {
+          const Vector<W> d = block.vectors[k] - shift;
+          sum[v + k] += d;
+          square[v + k] += d * d;
+        }
+      }
+    }
+    if (count - i < kStep) {  // the rest belongs to this run
+      for (; i + kWidth<W> <= count; i += kWidth<W>) {
+        const Vector<W> d = load(x + i) - shift;
+        sum[0] += d;
+        square[0] += d * d;
+      }
+      if (i < count) {
+        const Vector<W> d = load_partial(x + i, count - i, shift) - shift;
+        sum[1] += d;
+        square[1] += d * d;
+        i = count;
       }
     }
     sums.add((sum[0] + sum[1]) + (sum[2] + sum[3]));
     squares.add((square[0] + square[1]) + (square[2] + square[3]));
   }
-  Vector<W> sum = {};
-  Vector<W> square = {};
-  for (; i + kWidth<W> <= count; i += kWidth<W>) {
-    const Vector<W> d = load(x + i) - shift;
-    sum += d;
-    square += d * d;
-  }
-  if (i < count) {
-    const Vector<W> d = load_partial(x + i, count - i, shift) - shift;
-    sum += d;
-    square += d * d;
-  }
-  sums.add(sum);
-  squares.add(square);
   return {sums.total(), squares.total()};
 }
 
@@ -179,21 +178,31 @@ inline Wide<T> sample_mean(const T* x, std::int64_t count) {
   } else {
     sample = count < kWidth<W> ? load_partial(x, count, W{0}) : load(x);
   }
-  return sum_of_lanes<W>(sample) / static_cast<W>(spread ? 4 * kWidth<W> : std::min<std::int64_t>(count, kWidth<W>));
+  if (count >= kWidth<W>) return sum_of_lanes<W>(sample) * (W{1} / static_cast<W>(spread ? 4 * kWidth<W> : kWidth<W>));
+  return sum_of_lanes<W>(sample) / static_cast<W>(count);
 }
 
-// Moments of `count` elements in a row.
+// Moments of `count` elements in a row, in two steps: what reads them all, and a chain of dependent operations, of
+// which several run side by side when they are not between the first steps.
 template <typename T>
-inline Moments contiguous_moments(const T* x, std::int64_t count) {
-  Moments moments;
-  const Wide<T> shift = sample_mean(x, count);
-  const auto n = static_cast<double>(count);
-  if (!moments_of(deviations(x, count, shift), static_cast<double>(shift), n, &moments)) {
-    const auto mean = static_cast<Wide<T>>(moments.mean.high);
-    moments_of(deviations(x, count, mean), static_cast<double>(mean), n, &moments);
+struct FirstLook {
+  FirstLook(const T* elements, std::int64_t elements_count)
+      : x(elements), count(elements_count), shift(sample_mean(x, count)), sums(deviations(x, count, shift)) {}
+  Moments moments() const {
+    Moments result;
+    const auto n = static_cast<double>(count);
+    if (!moments_of(sums, static_cast<double>(shift), n, &result)) {
+      const auto mean = static_cast<Wide<T>>(result.mean.high);
+      moments_of(deviations(x, count, mean), static_cast<double>(mean), n, &result);
+    }
+    return result;
   }
-  return moments;
-}
+
+  const T* x;
+  std::int64_t count;
+  Wide<T> shift;
+  Deviations sums;
+};
 
 // What the output needs of a group: y = (x - mean) * rstd * scale + bias.
 struct Normaliser {

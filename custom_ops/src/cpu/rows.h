@@ -23,19 +23,23 @@ struct SplitMean {
 
 template <typename W>
 struct ChannelParameters {
-  W mean[kParameterChannels];
-  W a[kParameterChannels];
-  W b[kParameterChannels];
+  static constexpr std::int64_t kRoom = kParameterChannels + kWidth<W>;  // whole vectors are stored
+  alignas(kVectorBytes) W mean[kRoom];
+  alignas(kVectorBytes) W a[kRoom];
+  alignas(kVectorBytes) W b[kRoom];
 
-  // Of `count` channels of one group.
+  // Of `count` channels of one group, for `gain` times the affine part. What follows them is overwritten.
   template <typename T>
-  void set(std::int64_t first, std::int64_t count, const Normaliser& normal, const T* scale, const T* bias) {
+  void set(std::int64_t first, std::int64_t count, const Normaliser& normal, const T* scale, const T* bias,
+           double gain) {
     const SplitMean<W> split(normal);
-    for (std::int64_t i = 0; i < count; ++i) {
-      const W factor = rounded_product(to_wide(scale[i]), normal.rstd);
-      mean[first + i] = split.rounded;
-      a[first + i] = factor;
-      b[first + i] = static_cast<W>(static_cast<double>(to_wide(bias[i])) - split.rest * static_cast<double>(factor));
+    for (std::int64_t i = 0; i < count; i += kWidth<W>) {
+      const std::int64_t left = count - i;
+      const bool whole = left >= kWidth<W>;
+      store(mean + first + i, broadcast(split.rounded));
+      set_vector(first + i, normal.rstd, split.rest, gain,
+                 whole ? load(scale + i) : load_partial(scale + i, left, W{0}),
+                 whole ? load(bias + i) : load_partial(bias + i, left, W{0}));
     }
   }
 
@@ -47,12 +51,30 @@ struct ChannelParameters {
   }
 
  private:
-  static W rounded_product(W scale, const LongNumber& rstd) {
-    if constexpr (std::is_same_v<W, double>) {
-      const double product = scale * rstd.high;
-      return product + (std::fma(scale, rstd.high, -product) + scale * rstd.low);
+  // In double, rounded once.
+  void set_vector(std::int64_t at, const LongNumber& rstd, double rest, double gain, Vector<float> scale,
+                  Vector<float> bias)
+    requires std::is_same_v<W, float>
+  {
+    for (int half = 0; half < 2; ++half) {
+      const HalfVector factor = to_float(to_double(half_of(scale, half)) * (gain * rstd.high));
+      const HalfVector constant = to_float(to_double(half_of(bias, half)) * gain - to_double(factor) * rest);
+      std::memcpy(a + at + half * kWidth<double>, &factor, sizeof(factor));
+      std::memcpy(b + at + half * kWidth<double>, &constant, sizeof(constant));
     }
-    return static_cast<W>(static_cast<double>(scale) * rstd.high);
+  }
+
+  // The product with what it rounds off.
+  void set_vector(std::int64_t at, const LongNumber& rstd, double rest, double gain, Vector<double> scale,
+                  Vector<double> bias)
+    requires std::is_same_v<W, double>
+  {
+    for (int i = 0; i < kWidth<double>; ++i) {
+      const double scaled = gain * scale[i];
+      const double product = scaled * rstd.high;
+      a[at + i] = product + (std::fma(scaled, rstd.high, -product) + scaled * rstd.low);
+      b[at + i] = gain * bias[i] - rest * a[at + i];
+    }
   }
 };
 
@@ -67,38 +89,42 @@ struct RowWriter {
   void (*channels)(const T* x, T* y, std::int64_t rows, std::int64_t stride, std::int64_t width,
                    const ChannelParameters<W>& parameters, W alpha);
   W alpha;
+  double gain;  // of the parameters
   bool streams;
 };
 
-// How many elements from y on the next whole vector of memory begins.
+template <typename T>
+inline constexpr std::int64_t kBlock = kBlockVectors<T> * kWidth<Wide<T>>;  // elements
+
+// How many elements from y on the next whole block of memory begins.
 template <typename T>
 inline std::int64_t elements_to_boundary(const T* y) {
-  constexpr std::uintptr_t kAlignment = kWidth<Wide<T>> * sizeof(T);
-  return static_cast<std::int64_t>((kAlignment - reinterpret_cast<std::uintptr_t>(y) % kAlignment) % kAlignment /
-                                   sizeof(T));
+  constexpr std::uintptr_t kBytes = static_cast<std::uintptr_t>(kBlock<T>) * sizeof(T);
+  return static_cast<std::int64_t>((kBytes - reinterpret_cast<std::uintptr_t>(y) % kBytes) % kBytes / sizeof(T));
 }
 
-template <typename T, bool kStream, typename Result>
+// A row of at least one vector. The last vector overlaps the one before it; with kAligned the first blocks overlap too,
+// so that the others cross no boundary.
+template <typename T, bool kStream, bool kAligned, typename Result>
 GN_INLINE void write_row(const T* x, T* y, std::int64_t count, const Result& result) {
   using W = Wide<T>;
-  constexpr std::int64_t kLongRow = 8 * kWidth<W>;  // here stores that cross no boundary are worth two more of them
-  const std::int64_t last = count - kWidth<W>;      // the last vector overlaps the one before it
+  const auto result_at = [&](const T* p) {
+    Block<T> block = load_block(p);
+    for (Vector<W>& v : block.vectors) v = result(v);
+    return block;
+  };
+  const std::int64_t last = count - kWidth<W>;
   const Vector<W> tail = result(load(x + last));
-  std::int64_t i = kStream || count >= kLongRow ? elements_to_boundary(y) : 0;
-  if (i > 0) {
-    const Vector<W> head = result(load(x));
-    if constexpr (kStream) {
-      store(y, head);
-    } else {
-      const Vector<W> next = result(load(x + i));  // before what it overlaps is stored
-      store(y, head);
-      store(y + i, next);
-      i += kWidth<W>;
-    }
+  std::int64_t i = 0;
+  if (const std::int64_t begin = kAligned ? elements_to_boundary(y) : 0; begin > 0) {
+    const Block<T> head = result_at(x);
+    const Block<T> next = result_at(x + begin);  // before what it overlaps is stored
+    store_block(y, head);
+    store_block(y + begin, next);
+    i = begin + kBlock<T>;
   }
-  for (; i < last; i += kWidth<W>) {
-    store<kStream>(y + i, result(load(x + i)));
-  }
+  for (; i < count - kBlock<T>; i += kBlock<T>) store_block<kStream && kAligned>(y + i, result_at(x + i));
+  if (i < last) store(y + i, result(load(x + i)));
   store(y + last, tail);
 }
 
@@ -106,16 +132,24 @@ template <typename T, Activation kActivation, bool kStream>
 void write_rows(const T* x, T* y, std::int64_t rows, std::int64_t count, const ChannelParameters<Wide<T>>& parameters,
                 Wide<T> alpha) {
   using W = Wide<T>;
-  for (std::int64_t r = 0; r < rows; ++r, x += count, y += count) {
-    const Vector<W> mean = broadcast(parameters.mean[r]);
-    const Vector<W> a = broadcast(parameters.a[r]);
-    const Vector<W> b = broadcast(parameters.b[r]);
-    const auto result = [&](Vector<W> v) { return activate<kActivation, W>((v - mean) * a + b, alpha); };
-    if (count < kWidth<W>) {
-      store_partial(y, result(load_partial(x, count, W{0})), count);
-    } else {
-      write_row<T, kStream>(x, y, count, result);
+  constexpr std::int64_t kLongRow = 8 * kWidth<W>;  // stores that cross no boundary are worth two more of them
+  const auto for_rows = [&](const auto& write) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const Vector<W> mean = broadcast(parameters.mean[r]);
+      const Vector<W> a = broadcast(parameters.a[r]);
+      const Vector<W> b = broadcast(parameters.b[r]);
+      const auto result = [&](Vector<W> v) { return activate<kActivation, W>((v - mean) * a + b, alpha); };
+      write(x + r * count, y + r * count, result);
     }
+  };
+  if (count < kWidth<W>) {
+    for_rows([&](const T* from, T* to, const auto& result) {
+      store_partial(to, result(load_partial(from, count, W{0})), count);
+    });
+  } else if (count < kLongRow) {
+    for_rows([&](const T* from, T* to, const auto& result) { write_row<T, kStream, false>(from, to, count, result); });
+  } else {
+    for_rows([&](const T* from, T* to, const auto& result) { write_row<T, kStream, true>(from, to, count, result); });
   }
 }
 
@@ -159,7 +193,8 @@ void write_channels(const T* x, T* y, std::int64_t rows, std::int64_t stride, st
 
 template <typename T, Activation kActivation, bool kStream>
 RowWriter<T> row_writer(Wide<T> alpha) {
-  return {write_rows<T, kActivation, kStream>, write_channels<T, kActivation, kStream>, alpha, kStream};
+  return {write_rows<T, kActivation, kStream>, write_channels<T, kActivation, kStream>, alpha, gain_of(kActivation),
+          kStream};
 }
 
 template <typename T, Activation kActivation>

@@ -80,12 +80,26 @@ GN_INLINE Narrow to_narrow(Words words) {
 }
 #endif
 
+// In one instruction; GCC's own conversions of 512 bits are made in two halves.
 GN_INLINE Vector<double> to_double(HalfVector v) {
 #if defined(__AVX512F__)
-  return _mm512_maskz_cvtps_pd(0xFF, v);  // GCC converts in two halves
+  return _mm512_maskz_cvtps_pd(0xFF, v);
 #else
   return __builtin_convertvector(v, Vector<double>);
 #endif
+}
+GN_INLINE HalfVector to_float(Vector<double> v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtpd_ps(0xFF, v);
+#else
+  return __builtin_convertvector(v, HalfVector);
+#endif
+}
+
+GN_INLINE HalfVector half_of(Vector<float> v, int index) {
+  HalfVector halves[2];
+  std::memcpy(halves, &v, sizeof(v));
+  return halves[index];
 }
 
 // The sum of all lanes, pairwise.
@@ -101,32 +115,36 @@ GN_INLINE W sum_of_lanes(V v) {
   }
 }
 
-// bfloat16 rounds to nearest, ties to even; a NaN keeps its sign and becomes quiet.
+// The bits of v, rounded to bfloat16 in the upper half of each word: to nearest, ties to even. A NaN stays one: the
+// lower half of its bits is 0, as of every NaN that comes from a bfloat16 or from arithmetic, so that rounding does not
+// carry.
+GN_INLINE Words rounded_to_upper_half(Vector<float> v) {
+  const Words bits = reinterpret_cast<Words>(v);
+#if defined(__AVX512F__)
+  const auto words = reinterpret_cast<__m512i>(bits);
+  const __mmask16 odd = _mm512_test_epi32_mask(words, _mm512_set1_epi32(0x10000));
+  const __m512i down = _mm512_add_epi32(words, _mm512_set1_epi32(0x7FFF));
+  return reinterpret_cast<Words>(_mm512_mask_add_epi32(down, odd, words, _mm512_set1_epi32(0x8000)));
+#else
+  return bits + 0x7FFFU + ((bits >> 16) & 1U);
+#endif
+}
+
 #if defined(__AVX512F__)
 GN_INLINE Vector<float> widen(Narrow bits, BFloat16) {
   return reinterpret_cast<Vector<float>>(
       reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, reinterpret_cast<__m256i>(bits))) << 16);
 }
 GN_INLINE Narrow narrow(Vector<float> v, BFloat16) {
-  const auto bits = reinterpret_cast<__m512i>(v);
-  const auto value = reinterpret_cast<__m512>(v);
-  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-  __m512i rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
-  rounded = _mm512_mask_add_epi32(rounded, odd, bits, _mm512_set1_epi32(0x8000));
-  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-  rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
   alignas(64) static constexpr std::uint16_t kUpper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
   const __m512i order = _mm512_load_si512(kUpper);
+  const auto rounded = reinterpret_cast<__m512i>(rounded_to_upper_half(v));
   const __m512i upper = _mm512_maskz_permutexvar_epi16(0xFFFFFFFF, order, rounded);
   return load_bits<Narrow>(&upper);
 }
 #else
 GN_INLINE Vector<float> widen(Narrow bits, BFloat16) { return reinterpret_cast<Vector<float>>(to_words(bits) << 16); }
-GN_INLINE Narrow narrow(Vector<float> v, BFloat16) {
-  const Words bits = reinterpret_cast<Words>(v);
-  const Words rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
-  return to_narrow((v == v ? rounded : (bits | 0x400000U)) >> 16);
-}
+GN_INLINE Narrow narrow(Vector<float> v, BFloat16) { return to_narrow(rounded_to_upper_half(v) >> 16); }
 #endif
 
 #if defined(__AVX512F__)
@@ -172,33 +190,72 @@ GN_INLINE Vector<Wide<T>> load(const T* p) {
 }
 
 // kStream writes past the cache, and asks for p to be aligned to the bytes written.
-template <bool kStream = false, typename T>
-GN_INLINE void store(T* p, Vector<Wide<T>> v) {
-  const auto write = [p](auto bits) {
+template <bool kStream, typename Bits>
+GN_INLINE void store_bits(void* p, Bits bits) {
 #if defined(__x86_64__)
-    if constexpr (kStream && sizeof(bits) == 16) {
-      _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(bits));
-      return;
-    }
+  if constexpr (kStream && sizeof(bits) == 16) {
+    _mm_stream_si128(static_cast<__m128i*>(p), reinterpret_cast<__m128i>(bits));
+    return;
+  }
 #endif
 #if defined(__AVX__)
-    if constexpr (kStream && sizeof(bits) == 32) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(bits));
-      return;
-    }
+  if constexpr (kStream && sizeof(bits) == 32) {
+    _mm256_stream_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(bits));
+    return;
+  }
 #endif
 #if defined(__AVX512F__)
-    if constexpr (kStream && sizeof(bits) == 64) {
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(bits));
-      return;
-    }
+  if constexpr (kStream && sizeof(bits) == 64) {
+    _mm512_stream_si512(static_cast<__m512i*>(p), reinterpret_cast<__m512i>(bits));
+    return;
+  }
 #endif
-    std::memcpy(p, &bits, sizeof(bits));
-  };
+  std::memcpy(p, &bits, sizeof(bits));
+}
+
+template <bool kStream = false, typename T>
+GN_INLINE void store(T* p, Vector<Wide<T>> v) {
   if constexpr (sizeof(T) == 2) {
-    write(narrow(v, T{}));
+    store_bits<kStream>(p, narrow(v, T{}));
   } else {
-    write(v);
+    store_bits<kStream>(p, v);
+  }
+}
+
+// What is loaded and stored at once: a vector; for bfloat16 two, the even elements and the odd ones, which saves
+// spreading and packing them.
+template <typename T>
+inline constexpr int kBlockVectors = std::is_same_v<T, BFloat16> ? 2 : 1;
+template <typename T>
+struct Block {
+  Vector<Wide<T>> vectors[kBlockVectors<T>];
+};
+
+template <typename T>
+GN_INLINE Block<T> load_block(const T* p) {
+  if constexpr (kBlockVectors<T> == 2) {
+    const Words words = load_bits<Words>(p);
+    return {{reinterpret_cast<Vector<float>>(words << 16), reinterpret_cast<Vector<float>>(words & 0xFFFF0000U)}};
+  } else {
+    return {{load(p)}};
+  }
+}
+
+template <bool kStream = false, typename T>
+GN_INLINE void store_block(T* p, const Block<T>& block) {
+  if constexpr (kBlockVectors<T> == 2) {
+    const Words even = rounded_to_upper_half(block.vectors[0]) >> 16;
+    const Words odd = rounded_to_upper_half(block.vectors[1]);
+#if defined(__AVX512F__)
+    store_bits<kStream>(
+        p, _mm512_mask_blend_epi16(0xAAAAAAAA, reinterpret_cast<__m512i>(even), reinterpret_cast<__m512i>(odd)));
+#elif defined(__AVX2__)
+    store_bits<kStream>(p, _mm256_blend_epi16(reinterpret_cast<__m256i>(even), reinterpret_cast<__m256i>(odd), 0xAA));
+#else
+    store_bits<kStream>(p, even | (odd & 0xFFFF0000U));
+#endif
+  } else {
+    store<kStream>(p, block.vectors[0]);
   }
 }
 

@@ -113,7 +113,7 @@ bool GroupNormKernel::broadcasts_scale() const { return spec_.domain.empty(); }
 const void* GroupNormKernel::per_channel(const Value* value, const GroupNormProblem& problem,
                                          std::vector<std::byte>* storage) const {
   const auto* data = static_cast<const std::byte*>(data_of(api_, value));
-  if (problem.channels == 1 || shape_of(api_, value) != Shape{1}) return data;
+  if (problem.channels == 1 || !broadcasts_scale() || shape_of(api_, value) != Shape{1}) return data;
   const std::size_t bytes = problem.dtype == DType::kFloat64 ? 8 : problem.dtype == DType::kFloat32 ? 4 : 2;
   storage->resize(static_cast<std::size_t>(problem.channels) * bytes);
   for (std::size_t i = 0; i < storage->size(); ++i) (*storage)[i] = data[i % bytes];
