@@ -91,7 +91,11 @@ BROKEN = {
         "store(y + last, tail);",
         "store(y + last, result(load(x + last) + 0 * tail));",
     ),
-    "a row takes the bias of another": ("channels_first.h", "bias_ + channel, writer.gain);", "bias_ + first_channel, writer.gain);"),
+    "a row takes the bias of another": (
+        "channels_first.h",
+        "bias_ + channel, writer.gain);",
+        "bias_ + first_channel, writer.gain);",
+    ),
 }
 
 

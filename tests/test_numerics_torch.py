@@ -1,7 +1,8 @@
 """The CPU kernels' errors beside those of PyTorch's own GroupNorm, both against a reference in long double.
 
 Ours may never be larger, unless it is within `ROUNDINGS` units of the largest |y|: x - mean, the parameters, the product
-and the sum are rounded once each whatever one does, and by luck another order of rounding can be nearer.
+and the sum are rounded once each whatever one does, and by luck another order of rounding can be nearer. SiLU rounds its
+exponential, divisor, reciprocal and product besides.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from gn_onnx.group_norm import op_type
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.ort, pytest.mark.torch]
 
-ROUNDINGS = 2
+ROUNDINGS = {"none": 2, "silu": 4}
 MEANS = {"float32": 1e4, "float64": 1e4, "float16": 200.0, "bfloat16": 30.0}  # where the type still resolves 1
 SUBNORMAL = {"float32": 1e-41, "float64": 1e-310, "float16": 2e-6, "bfloat16": 1e-39}
 INPUTS = {
@@ -58,7 +59,7 @@ def test_never_worse_than_pytorch(activation: str, values: str, kind: str) -> No
         scale, bias = parameters(shape[1], kind)
         want = truth(x, scale, bias, num_groups, activation)
         theirs = float(np.abs(pytorch(x, scale, bias, num_groups, kind, activation) - want).max())
-        unavoidable = ROUNDINGS * UNIT[kind] * float(np.abs(want).max())
+        unavoidable = ROUNDINGS[activation] * UNIT[kind] * float(np.abs(want).max())
         for channels_last in (False, True):
             laid_out = np.moveaxis(x, 1, -1) if channels_last else x
             of = session(model(op_type(activation, channels_last=channels_last), laid_out.shape, num_groups, kind))

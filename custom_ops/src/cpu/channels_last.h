@@ -21,7 +21,7 @@ struct ChannelsLastPlan {
     // Adding up the lanes is small beside 64 rows, and the rest that is done once per group beside 512 elements.
     const std::int64_t min_rows = std::max<std::int64_t>(64, 512 / depth);
     constexpr std::int64_t kWindow = std::int64_t{1} << 21;  // elements
-    rows = std::min(problem.spatial, std::max(min_rows, 2 * kChunkElements / problem.channels));
+    rows = std::min(problem.spatial, std::max(min_rows, 4 * kChunkElements / problem.channels));
     chunks = (problem.spatial + rows - 1) / rows;
     slab = std::clamp<std::int64_t>(2 * kChunkElements / (rows * depth), 1, std::min(problem.num_groups, kSlabGroups));
     slabs = (problem.num_groups + slab - 1) / slab;
@@ -95,8 +95,8 @@ class ChannelsLast {
   // Rows of `width` channels that one task writes: many, but some for every thread.
   std::int64_t output_rows(std::int64_t samples, std::int64_t width) const {
     constexpr std::int64_t kMaxElements = 131072;
-    const std::int64_t share = samples * problem_.spatial * problem_.channels / (4 * hardware_threads());
-    return std::max<std::int64_t>(1, std::clamp(share, kTaskElements, kMaxElements) / width);
+    const std::int64_t share = samples * problem_.spatial * problem_.channels / (2 * hardware_threads());
+    return std::max<std::int64_t>(1, std::clamp(share, 2 * kTaskElements, kMaxElements) / width);
   }
 
   // Moments of the groups of one slab over the rows of one chunk; `moments` is [G, chunks] from this chunk on.

@@ -64,7 +64,7 @@ struct ChannelParameters {
     }
   }
 
-  // The product with what it rounds off.
+  // The products with what they round off.
   void set_vector(std::int64_t at, const LongNumber& rstd, double rest, double gain, Vector<double> scale,
                   Vector<double> bias)
     requires std::is_same_v<W, double>
@@ -72,8 +72,9 @@ struct ChannelParameters {
     for (int i = 0; i < kWidth<double>; ++i) {
       const double scaled = gain * scale[i];
       const double product = scaled * rstd.high;
-      a[at + i] = product + (std::fma(scaled, rstd.high, -product) + scaled * rstd.low);
-      b[at + i] = gain * bias[i] - rest * a[at + i];
+      a[at + i] = product + (std::fma(scaled, rstd.high, -product) + scaled * rstd.low +
+                             std::fma(gain, scale[i], -scaled) * rstd.high);
+      b[at + i] = std::fma(gain, bias[i], -rest * a[at + i]);
     }
   }
 };
