@@ -97,7 +97,7 @@ def _split(algebra: Algebra, poly: Poly) -> _Parts:
             raise Mismatch("x is not divided by its standard deviation" if not roots else "two different roots are mixed")
         ((root, power),) = roots.items()
         if power == -2:
-            raise Mismatch(_other_denominator(algebra, algebra.roots[root.index]))
+            raise Mismatch(_other_denominator(algebra, algebra.roots[root.index]), at=algebra.roots[root.index])
         if power != -1:
             raise Mismatch("the standard deviation does not divide")
         if x_power == 1 and not moments:

@@ -76,7 +76,7 @@ def _refusals(walk: Walk) -> list[Refusal]:
         reached = evaluation.algebra.show(evaluation.facts[value].poly)
         broken = _first_broken(walk, evaluation.facts[value])
         if broken is None:
-            found = rejection(producer(value), str(walk.mismatches[value]), reached)
+            found = rejection(producer(_first_at(walk, value)), str(walk.mismatches[value]), reached)
         else:
             found = rejection(producer(broken), evaluation.broken[broken], reached)
         return [Refusal(IN_OWN_LAYOUT if own else NORMALISED, found, nodes)]
@@ -99,6 +99,16 @@ def _refusals(walk: Walk) -> list[Refusal]:
         if rooted:
             return [Refusal(ROOT_TAKEN, rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
     return []
+
+
+def _first_at(walk: Walk, value: ir.Value) -> ir.Value:
+    """Where the expression that the mismatch of `value` is about was computed first."""
+    at = walk.mismatches[value].at
+    if not at:
+        return value
+    algebra, facts = walk.evaluation.algebra, walk.evaluation.facts
+    made = (v for v, fact in facts.items() if fact.poly.keys() == at.keys() and v.producer() is not None)
+    return next((v for v in made if not algebra.add(facts[v].poly, at, -1.0)), value)
 
 
 def _first_broken(walk: Walk, fact: Fact) -> ir.Value | None:

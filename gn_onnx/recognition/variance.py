@@ -34,11 +34,13 @@ class Mismatch(Exception):  # noqa: N818 - an answer, not an error
     Attributes:
         elsewhere: The scale lies along axes that are not x's channels: what looks like the core is another
             normalisation (LayerNorm, or groups of rows), not a GroupNorm with something behind it.
+        at: The first expression that is not as it should be; None where that is the value's own.
     """
 
-    def __init__(self, reason: str, *, elsewhere: bool = False) -> None:
+    def __init__(self, reason: str, *, elsewhere: bool = False, at: Poly | None = None) -> None:
         super().__init__(reason)
         self.elsewhere = elsewhere
+        self.at = at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,25 +61,25 @@ def variance_of(evaluation: Evaluation, index: int) -> Variance:
     square: Monomial = frozenset({(Moment(2, atoms), 1)})
     second, first = poly[square], poly[frozenset({(Moment(1, atoms), 2)})]
     if (second + first).magnitude() > algebra.tolerance * second.magnitude():
-        raise Mismatch(_unequal(second, first) or _not_of_a_variance(algebra, index))
+        raise Mismatch(_unequal(second, first) or _not_of_a_variance(algebra, index), at=poly)
     weight = second.scalar()
     if weight is None:
-        raise Mismatch("the variance is weighted differently per channel or group")
+        raise Mismatch("the variance is weighted differently per channel or group", at=poly)
     factor = 1.0
     if abs(weight - 1.0) > algebra.tolerance:
         if not _was_multiplied(evaluation, weight):
-            raise Mismatch(_other_divisor(weight, product(atom.size for atom in atoms)))
+            raise Mismatch(_other_divisor(weight, product(atom.size for atom in atoms)), at=poly)
         factor = float(np.sqrt(weight))
     value = epsilon.scalar()
     if value is None:
-        raise Mismatch("epsilon differs from channel to channel or group to group")
+        raise Mismatch("epsilon differs from channel to channel or group to group", at=algebra.roots[index])
     if value < 0:
-        raise Mismatch(f"epsilon is negative ({value:g})")
+        raise Mismatch(f"epsilon is negative ({value:g})", at=algebra.roots[index])
     if not np.isfinite(value):
-        raise Mismatch(f"epsilon is {value:g}")
+        raise Mismatch(f"epsilon is {value:g}", at=algebra.roots[index])
     value /= factor**2
     if value and not float(_FLOAT32.tiny) <= value <= float(_FLOAT32.max):
-        raise Mismatch(f"epsilon is {value:g}, which an attribute of a node (float32) cannot say")
+        raise Mismatch(f"epsilon is {value:g}, which an attribute of a node (float32) cannot say", at=algebra.roots[index])
     return Variance(atoms, value, factor)
 
 
@@ -85,15 +87,15 @@ def _atoms(algebra: Algebra, poly: Poly, index: int) -> frozenset[Atom]:
     """Of the one E[x^2] and the one E[x]^2 in the terms under the root."""
     squares = {m: moment for m in poly if (moment := _mean_of_squares(m)) is not None}
     if len(squares) != 1:
-        raise Mismatch(_summed_squares(algebra, poly) or _not_of_a_variance(algebra, index))
+        raise Mismatch(_summed_squares(algebra, poly) or _not_of_a_variance(algebra, index), at=poly)
     ((square, moment),) = squares.items()
     mean_square: Monomial = frozenset({(Moment(1, moment.atoms), 2)})
     if set(poly) == {square}:
-        raise Mismatch("the mean is not subtracted in the variance: an RMS or filter response normalisation")
+        raise Mismatch("the mean is not subtracted in the variance: an RMS or filter response normalisation", at=poly)
     if set(poly) != {square, mean_square}:
         if any(isinstance(f, Tensor) for m in poly for f, _ in m):
             raise Mismatch("the variance involves another tensor")
-        raise Mismatch("mean and variance are taken over different axes")
+        raise Mismatch("mean and variance are taken over different axes", at=poly)
     return moment.atoms
 
 
