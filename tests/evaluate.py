@@ -377,6 +377,20 @@ def _resize(call: Call, x: Array, _roi: Array | None, scales: Array | None = Non
     return x
 
 
+def _quantize(call: Call, x: Array, step: Array, zero: Array) -> Array:
+    """To int8 with one step for all: types are not kept here."""
+    if np.size(step) != 1 or np.any(zero != 0):
+        raise Unsupported("QuantizeLinear of another kind")
+    return np.clip(np.round(x / step), -128, 127).astype(np.int64)
+
+
+def _pad(call: Call, x: Array, pads: Array | None = None, value: Array | None = None) -> Array:
+    given = call.get("pads") if pads is None else [int(n) for n in pads]
+    if call.get("mode", b"constant") not in (b"constant", "constant") or value is not None or min(given) < 0:
+        raise Unsupported("Pad of another kind")
+    return np.pad(x, list(zip(given[: x.ndim], given[x.ndim :], strict=True)))
+
+
 def _tile(call: Call, x: Array, repeats: Array) -> Array:
     if len(repeats) != x.ndim:
         raise ValueError("Tile: one repeat per axis")
@@ -531,6 +545,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Reshape": _reshape,
     "Scan": _scan,
     "Shape": _shape,
+    "Pad": _pad,
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": lambda call, x, step, zero: (x - zero) * step,
     "Resize": _resize,
     "Sigmoid": _sigmoid,
     "Sign": _plain(np.sign),

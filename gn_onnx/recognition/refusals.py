@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from gn_onnx.group_norm import Rejection
 from gn_onnx.recognition.evaluation import Fact
 from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Root, Tensor
+from gn_onnx.recognition.sites import QUANTISED_INSIDE
 from gn_onnx.recognition.walk import Walk, producer
 
 _MAX_STEPS_BACK = 8
@@ -75,7 +77,9 @@ def _refusals(walk: Walk) -> list[Refusal]:
         value = (own or normalised)[0]
         reached = evaluation.algebra.show(evaluation.facts[value].poly)
         broken = _first_broken(walk, evaluation.facts[value])
-        if broken is None:
+        if _reads_quantised(walk, evaluation.facts[value]):
+            found = rejection(producer(value), QUANTISED_INSIDE, reached)
+        elif broken is None:
             found = rejection(producer(_first_at(walk, value)), str(walk.mismatches[value]), reached)
         else:
             found = rejection(producer(broken), evaluation.broken[broken], reached)
@@ -113,17 +117,24 @@ def _first_at(walk: Walk, value: ir.Value) -> ir.Value:
 
 def _first_broken(walk: Walk, fact: Fact) -> ir.Value | None:
     """The first value on the way from x to a tensor in the expression that an operation made unreadable."""
+    return next((v for tensor in _tensors(walk, fact) if (v := _broken_before(walk, tensor)) is not None), None)
+
+
+def _reads_quantised(walk: Walk, fact: Fact) -> bool:
+    producers = [tensor.producer() for tensor in _tensors(walk, fact)]
+    return any(node is not None and node.op_type == "DequantizeLinear" for node in producers)
+
+
+def _tensors(walk: Walk, fact: Fact) -> Iterator[ir.Value]:
+    """The tensors of the graph in an expression, those under its roots too."""
     polys, seen = [fact.poly], set()
     for poly in polys:
-        for factor in (f for m in poly for f, _ in m):
+        for factor in sorted((f for m in poly for f, _ in m), key=str):
             if isinstance(factor, Root) and factor not in seen:
                 seen.add(factor)
                 polys.append(walk.evaluation.algebra.roots[factor.index])
             if isinstance(factor, Tensor) and isinstance(factor.key, ir.Value):
-                broken = _broken_before(walk, factor.key)
-                if broken is not None:
-                    return broken
-    return None
+                yield factor.key
 
 
 def _broken_before(walk: Walk, value: ir.Value) -> ir.Value | None:

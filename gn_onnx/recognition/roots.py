@@ -40,6 +40,7 @@ _LAYOUT_ONLY = {
     "Split",
     "Slice",
     "Gather",
+    "Pad",
 }
 _ARITHMETIC = {"Mul", "Add", "Sub", "Div", "Pow", "Neg", "Abs"}
 _MAX_STEPS = 8

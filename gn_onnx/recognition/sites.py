@@ -20,6 +20,9 @@ _NATIVE = {"GroupNormalization", "GroupNorm"}
 ALREADY_ONE_NODE = {"InstanceNormalization", "LayerNormalization"}
 
 
+QUANTISED_INSIDE = "values inside of the GroupNorm are quantised: fuse before quantising, or exclude its nodes from it"
+
+
 @dataclasses.dataclass(frozen=True)
 class Site:
     """A GroupNorm and the nodes that compute it; `left_alone` says why it stays as it is ("" needs no word)."""
@@ -121,13 +124,23 @@ def _site(walk: Walk, value: ir.Value) -> Site:
     )
     left_alone = None
     if len(nodes) == 1 and nodes[0].op_type in ALREADY_ONE_NODE:
-        left_alone = ""
+        left_alone = QUANTISED_INSIDE if _is_view_of_quantised(root) else ""
     elif _are_weights(value):
         left_alone = "weights are standardised here, not activations"
     elif _is_layer_norm(walk, answer, nodes, rank):
         left_alone = "a LayerNorm: the statistics of each position, over the last axis"
     trivial = answer.num_groups == answer.num_channels and not answer.has_affine
     return Site(group_norm, frozenset(nodes), left_alone, trivial, answer.x_was_multiplied)
+
+
+def _is_view_of_quantised(value: ir.Value) -> bool:
+    """Whether a Reshape's result was quantised and is read back here: groups that somebody formed."""
+    node = value.producer()
+    for expected in ("DequantizeLinear", "QuantizeLinear", "Reshape"):
+        if node is None or node.op_type != expected:
+            return False
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return True
 
 
 def _has_shape_of_x(walk: Walk, value: ir.Value, nodes: list[ir.Node]) -> bool:

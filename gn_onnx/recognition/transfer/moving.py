@@ -91,6 +91,17 @@ def _expand(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return Fact(fact.poly, tuple(out))
 
 
+def _pad(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """Pad by nothing: TorchScript writes one before every pooling in opset 9."""
+    pads = ints_attribute(evaluation, node, "pads")
+    if pads is None:
+        given = evaluation.integers(node.inputs[1]) if len(node.inputs) > 1 else None
+        pads = [1] if given is None else [0 if size.is_zero else 1 for size in given.ravel()]
+    if any(pads):
+        raise NotExpressible("a Pad")
+    return operand(evaluation, node, 0, depth)
+
+
 def _tile(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     fact = operand(evaluation, node, 0, depth)
     repeats = target_shape(evaluation, node)
@@ -182,6 +193,7 @@ TABLE: dict[str, TransferFunction] = {
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Expand": _expand,
+    "Pad": _pad,
     "Tile": _tile,
     "GatherND": gather,
     "Resize": _resize,
