@@ -96,3 +96,35 @@ def test_static_and_dynamic_sizes_reach_the_outputs() -> None:
         for value in fused.graph.output:
             value.type.tensor_type.ClearField("shape")
         assert shapes(fused)[fused.graph.output[0].name] == sizes
+
+
+def test_the_input_has_a_rank_where_it_had_no_annotation() -> None:
+    """With the library, ONNX Runtime takes an input without a shape for a scalar, and a Transpose behind it fails."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 13]>
+        group_norm (float[N,8,H,W] x) => (float[N,2,4,H,W] y)
+        <int64 i0 = {0}, int64 i2 = {2}, int64 i3 = {3}, int64[1] first = {0}, int64[1] four = {4}, int64[1] two = {2},
+         float eps = {0.00001}>
+        {
+            s = Shape (x)
+            a = Gather <axis = 0> (s, i0)
+            b = Gather <axis = 0> (s, i2)
+            c = Gather <axis = 0> (s, i3)
+            n = Unsqueeze (a, first)
+            h = Unsqueeze (b, first)
+            w = Unsqueeze (c, first)
+            split = Concat <axis = 0> (n, four, two, h, w)
+            g = Reshape (x, split)
+            m = ReduceMean <axes = [2, 3, 4], keepdims = 1> (g)
+            d = Sub (g, m)
+            p = Mul (d, d)
+            v = ReduceMean <axes = [2, 3, 4], keepdims = 1> (p)
+            e = Add (v, eps)
+            r = Sqrt (e)
+            z = Div (d, r)
+            y = Transpose <perm = [0, 2, 1, 3, 4]> (z)
+        }""")
+    result = fuse(model)
+    assert len(result.fused) == 1
+    (shape,) = (info.type.tensor_type.shape for info in result.model.graph.value_info if info.name == "g")
+    assert [dim.dim_value for dim in shape.dim] == [0, 4, 2, 0, 0]

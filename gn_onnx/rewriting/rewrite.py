@@ -109,6 +109,10 @@ def _replace(
     if function is not None:
         function.opset_imports[DOMAIN] = DOMAIN_VERSION
     output.shape = output.shape or _shape(group_norm)
+    if group_norm.x_shape is None and group_norm.x.shape is None and function is None:
+        # With the library, ONNX Runtime takes an input whose rank it does not infer for a scalar, and so the output.
+        group_norm.x.shape = _shape(group_norm)
+        group_norm.x.type = group_norm.x.type or ir.TensorType(group_norm.dtype)
     _take_over(output, new, constants.namer)
     for value in group_norm.shaped_like_x:
         for user, index in tuple(value.uses()):
