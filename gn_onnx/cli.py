@@ -1,7 +1,8 @@
 """The command line: which command, which exit status. Each command is a file in `commands/`.
 
 Exit status: 0 done; 1 `--check` found something to fuse, or the fused model is wrong (nothing is written then);
-2 wrong usage or an invalid model; 130 and 143 after an interrupt or SIGTERM (nothing is half written then).
+2 wrong usage, an invalid model, or output that cannot be written; 130 and 143 after an interrupt or SIGTERM (nothing
+is half written then).
 
 Only the standard library is imported before a command runs, so that `gn-onnx --help` answers at once.
 """
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    _open_closed_streams()
     console = Console()
     try:
         arguments = parser().parse_args(argv)
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_raises():
             status: int = arguments.run(arguments, console)
-            sys.stdout.flush()
+            console.flush()
             return status
     except ParityError as error:
         console.error(str(error))
@@ -79,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.error(str(error))
         return 2
     except BrokenPipeError:
-        # The reader, `head` say, has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.give_up_output()  # the reader, `head` say, has gone
         return 0
     except KeyboardInterrupt:
         console.error("interrupted")
@@ -88,6 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Terminated:
         console.error("terminated")
         return 143
+
+
+def _open_closed_streams() -> None:
+    """Started with `2>&-`, say, the next file that is opened would be standard error, and logs would go into a model."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 @contextlib.contextmanager

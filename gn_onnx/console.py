@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
+
+from gn_onnx.errors import GnOnnxError
 
 _STYLES = {"good": "32", "bad": "31", "warn": "33", "quiet": "2", "strong": "1"}
 
@@ -24,7 +28,8 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """One line or several to stderr."""
-        print(_printable(text, sys.stderr.encoding), file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk, or nobody who reads it: the command's work counts
+            print(_printable(text, sys.stderr.encoding), file=sys.stderr, flush=True)
 
     def error(self, text: str) -> None:
         """One line, whatever names and messages it is made of: a hostile model chooses its names."""
@@ -35,7 +40,33 @@ class Console:
 
     def data(self, value: object) -> None:
         """JSON to stdout; numbers that JSON has no word for become null."""
-        print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        text = json.dumps(_finite(value), indent=2, ensure_ascii=not utf8)
+        with self._writing():
+            print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+    def flush(self) -> None:
+        """Standard output, at the end.
+
+        Raises:
+            GnOnnxError: It cannot be written.
+        """
+        with self._writing():
+            sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.give_up_output()
+            raise GnOnnxError(f"standard output: cannot write: {error.strerror or error}") from error
+
+    def give_up_output(self) -> None:
+        """What is still to be written goes nowhere; Python would fail once more when it flushes at exit."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def paint(self, text: str, style: str) -> str:
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour else text

@@ -132,3 +132,27 @@ def test_devices_and_pipes_are_not_replaced(tmp_path: pathlib.Path, capsys: pyte
         assert "is a device, pipe or socket" in capsys.readouterr().err
     assert pipe.is_fifo()
     assert pathlib.Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "words"),
+    [
+        (">/dev/full", 2, "standard output: cannot write: No space left on device"),
+        (">&-", 0, ""),
+        ("<&- >/dev/null", 0, ""),
+        ("2>/dev/full >/dev/null", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+    ],
+)
+def test_streams_that_are_full_or_closed(redirection: str, status: int, words: str, tmp_path: pathlib.Path) -> None:
+    """A file that is opened where standard error is closed would get what is logged there."""
+    (tmp_path / "model.onnx").write_bytes(WHOLE)
+    command = f'"$0" -m gn_onnx fuse "$1" --no-verify --json -v -o "$2" {redirection}'
+    output = tmp_path / "out.onnx"
+    arguments = ["sh", "-c", command, sys.executable, str(tmp_path / "model.onnx"), str(output)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr
+    assert len(gn_onnx.fuse(str(output)).rejected) == 0
+    assert [node.domain for node in model_io.load_proto(output).graph.node].count("gn_onnx") == 2
