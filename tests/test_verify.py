@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
 import pytest
 from hand_models import detector, fused_detector, group_norm_body
 from onnx import TensorProto, helper, numpy_helper
 
-from gn_onnx.checking import arbitration, float64, inputs, site_inputs, verify, whole_float64
+from gn_onnx.checking import arbitration, end_to_end, float64, inputs, site_inputs, verify, whole_float64
+from gn_onnx.checking.site_check import check_sites
 
 
 def naive_variance_model() -> onnx.ModelProto:
@@ -101,6 +104,16 @@ def test_neither_is_a_good_large_model_that_float64_cannot_run_as_a_whole(
     result = verify.verify(naive_variance_model(), fused_naive())
     assert result.ok, result.reason
     assert any("inaccurate at 'y'" in note for note in result.notes)
+
+
+def test_neither_is_a_good_model_on_a_machine_where_time_has_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arbitration.whole_float64, "evaluate", lambda *_: None)
+    original, fused = naive_variance_model(), fused_naive()
+    sites = check_sites(original, fused, input_shapes=inputs.input_shapes(original, None))
+    found = end_to_end.Findings()
+    end_to_end.compare_end_to_end(original, fused, list(sites), None, None, time.monotonic() - 1, found)
+    assert any(output.explained for output in found.outputs)
+    assert found.refusals == []
 
 
 @pytest.mark.parametrize("wrong", [{"epsilon": 2e-5}, {"num_groups": 1}, {"num_groups": 4}])

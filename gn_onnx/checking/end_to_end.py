@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,9 @@ from gn_onnx.files import external_data
 
 MAX_BYTES = 1 << 30
 """Models with more weights than this are checked site by site only: two sessions would hold them three times."""
+
+_SECONDS_TO_EXPLAIN = 60.0
+"""Left for each difference whatever was used up before: on a slow machine a right model would be refused."""
 
 WITHOUT_LIBRARY = "without the library"
 WITH_LIBRARY = "with the library"
@@ -96,7 +100,8 @@ def compare_end_to_end(
             agree = agree or (kind == inputs.KINDS[0] and all(comparison.ok for comparison in compared))
             bad = [comparison for comparison in compared if not comparison.ok]
             explained = bool(bad) and arbitration.explain(
-                original, fused, sites, feeds[kind], expected[kind], how, bad[0], deadline, found.notes,
+                original, fused, sites, feeds[kind], expected[kind], how, bad[0],
+                max(deadline, time.monotonic() + _SECONDS_TO_EXPLAIN), found.notes,
                 agree_elsewhere=agree,
             )  # fmt: skip
             found.outputs += [dataclasses.replace(c, explained=explained and not c.ok) for c in compared]

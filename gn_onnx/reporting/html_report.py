@@ -109,14 +109,14 @@ def _timings(timings: ModelResult, target: str, machine: Mapping[str, object]) -
     for label, timing in timings.timings.items():
         share = timings.shares.get(label, 0.0)
         ratio = timings.speed_up(label)
-        facts = f"{timing.percentile(10) / 1e3:.3g} to {timing.percentile(90) / 1e3:.3g} ms"
+        facts = f"{_ms(timing.percentile(10))} to {_ms(timing.percentile(90))} ms"
         if label in timings.shares:
             facts += f"; {share:.1%} in GroupNorm"
         if ratio is not None and label != bench_models.ORIGINAL:
             facts += f"; {ratio:.2f} × as fast, in {timings.faster_runs(label)} of {len(timing.microseconds)} rounds faster"
         rows.append(
             f'<div class="time{" ours" if label == _ours(target) else ""}"><div class="words">'
-            f"<span>{escape(_VARIANTS.get(label, label))}</span><b>{timing.median / 1e3:.3g} ms</b></div>"
+            f"<span>{escape(_VARIANTS.get(label, label))}</span><b>{_ms(timing.median)} ms</b></div>"
             f'<div class="bar" style="width:{100 * timing.median / slowest:.1f}%">'
             f'<i class="gn" style="width:{100 * share:.1f}%"></i><i style="flex:1"></i></div>'
             f'<div class="quiet">{facts}</div></div>'
@@ -132,6 +132,12 @@ def _timings(timings: ModelResult, target: str, machine: Mapping[str, object]) -
         f"{escape(where)}</p>"
         f'{"".join(rows)}<p class="quiet key"><i></i>in GroupNorm nodes<i></i>all other nodes</p>{refused}'
     )
+
+
+def _ms(microseconds: float) -> str:
+    """Three digits, never with an exponent."""
+    milliseconds = microseconds / 1e3
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def _parity(report: FusionReport) -> str:

@@ -19,7 +19,7 @@ p{margin:.5rem 0}.above{color:var(--quiet);font-size:.85rem;letter-spacing:.04em
 font-weight:600}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.6rem,1fr));gap:.75rem}
 .facts div{background:var(--card);border-radius:10px;padding:.7rem .8rem;color:var(--quiet);font-size:.9rem}
-.facts b{display:block;font-size:1.35rem;line-height:1.4;white-space:nowrap;color:var(--ink)}
+.facts b{display:block;font-size:1.2rem;line-height:1.5;white-space:nowrap;color:var(--ink)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 td,th{text-align:left;padding:.4rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--quiet);font-weight:600}td{min-width:6.5rem}
