@@ -15,29 +15,17 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
+from sanitized import BASELINE, CUSTOM_OPS, PATH, baseline, build
 
 TESTS = pathlib.Path(__file__).parent
-CUSTOM_OPS = TESTS.parent / "custom_ops"
-PATH = os.pathsep.join((str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")))
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cmake", path=PATH) is None or shutil.which(os.environ.get("CXX", "c++")) is None,
     reason="no CMake or no C++ compiler",
 )
-
-
-def build(folder: pathlib.Path, sanitizer: str, *options: str, source: pathlib.Path = CUSTOM_OPS) -> pathlib.Path:
-    """The folder with both programs."""
-    configure = ["cmake", "-S", str(source), "-B", str(folder), "-DGN_ONNX_CUDA=OFF", "-DGN_ONNX_TESTS=ON"]
-    configure += ["-DCMAKE_BUILD_TYPE=Debug", f"-DGN_ONNX_SANITIZE={sanitizer}", *options]
-    compile_ = ["cmake", "--build", str(folder), "--target", "ort_layer_test", "ort_layer_fuzz", "--parallel", "2"]
-    for command in (configure, compile_):
-        done = subprocess.run(command, env=os.environ | {"PATH": PATH}, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return folder / "tests"
+LAYER = ("ort_layer_test", "ort_layer_fuzz")
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +49,15 @@ def check(programs: pathlib.Path, corpus: pathlib.Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_sanitizers_find_nothing(sanitizer: str, tmp_path: pathlib.Path, corpus: pathlib.Path) -> None:
-    check(build(tmp_path, sanitizer, "-DGN_ONNX_BASELINE_ONLY=ON"), corpus, 300)
+def test_sanitizers_find_nothing(sanitizer: str, corpus: pathlib.Path) -> None:
+    check(baseline(sanitizer), corpus, 300)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_sanitizers_find_nothing_in_what_is_shipped(sanitizer: str, tmp_path: pathlib.Path, corpus: pathlib.Path) -> None:
     """With the kernels for this processor, optimised."""
-    check(build(tmp_path, sanitizer, "-DCMAKE_CXX_FLAGS=-O2"), corpus, 20_000)
+    check(build(tmp_path, sanitizer, "-DCMAKE_CXX_FLAGS=-O2", programs=LAYER), corpus, 20_000)
 
 
 UNGUARDED = "return [](const Api&, auto&& body) -> Status* { body(); return nullptr; }(group_norm->api(), [&] {"
@@ -108,7 +96,8 @@ def test_broken_layers_are_noticed(mistake: str, workshop: pathlib.Path, corpus:
     source.write_text(text.replace(right, wrong))
     sanitizer = "thread" if "lock" in mistake else "address"
     try:
-        programs = build(workshop / sanitizer, sanitizer, "-DGN_ONNX_BASELINE_ONLY=ON", source=workshop / "custom_ops")
+        sources = workshop / "custom_ops"
+        programs = build(workshop / sanitizer, sanitizer, *BASELINE, source=sources, programs=LAYER)
         with pytest.raises(AssertionError, match=r"BROKEN|Sanitizer|terminate|runtime error"):
             check(programs, corpus, 300)
     finally:
