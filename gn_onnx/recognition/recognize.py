@@ -125,7 +125,7 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
                 unreadable = rejection(path[0], f"this view does not keep samples and channels apart: {cut}")
             refused_here.extend(of_walk := refusals(walk))
             farther.extend(walk for refusal in of_walk if refusal.progress == IN_OWN_LAYOUT)
-            if is_settled(walk):
+            if is_settled(walk) and not postponed:
                 break
         for site in postponed:
             if seed.node not in covered:

@@ -83,6 +83,9 @@ def _sums_up(view: ModelView, node: ir.Node) -> bool:
 def _is_uniform(view: ModelView, value: ir.Value | None) -> bool:
     """Whether a tensor holds one number beside zeros, as far as its first elements tell (weights never do)."""
     node = None if value is None else value.producer()
+    while node is not None and node.domain in STANDARD_DOMAINS and node.op_type in _LAYOUT_ONLY:
+        value = node.inputs[0]
+        node = None if value is None else value.producer()
     if value is None or (node is not None and node.op_type == "ConstantOfShape"):
         return value is not None
     array = view.constant(value)
