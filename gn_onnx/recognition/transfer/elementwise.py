@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
-from gn_onnx.recognition.layout import free_dim
+from gn_onnx.recognition.layout import LayoutError, free_dim
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import THE_X, Moment, NotExpressible, Poly, Symbol, constant, of_factor
 from gn_onnx.recognition.transfer.common import (
@@ -194,6 +194,12 @@ def _shape_of(evaluation: Evaluation, value: ir.Value | None, depth: int) -> Fac
     if node is not None and node.domain in STANDARD_DOMAINS and node.op_type in _LOGICAL:
         shapes = [_shape_of(evaluation, v, depth) for v in node.inputs]
         return functools.reduce(functools.partial(broadcast, evaluation), shapes)
+    if node is not None and node.domain in STANDARD_DOMAINS and node.op_type in ("ReduceMin", "ReduceMax"):
+        # Of what is known of the data, not of what inference knows: an inferred batch may have another name.
+        dims = _shape_of(evaluation, node.inputs[0], depth).dims
+        over = axes(evaluation, node, len(dims)) or range(len(dims))
+        if int_attribute(evaluation, node, "keepdims", 1) and not int_attribute(evaluation, node, "noop_with_empty_axes", 0):
+            return Fact({}, tuple(() if i in over else dim for i, dim in enumerate(dims)))
     shape = None if value is None else evaluation.shape(value)
     if shape is None:
         raise NotExpressible("a choice between values of unknown shape")
@@ -249,8 +255,11 @@ def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
         return None
     algebra = evaluation.algebra
     sign, strict = _COMPARISONS[test.op_type]
-    left, right = operand(evaluation, test, 0, depth), operand(evaluation, test, 1, depth)
-    gap = binary(evaluation, left, right, lambda p, q: algebra.add(p, q, -1.0)).poly
+    try:
+        left, right = operand(evaluation, test, 0, depth), operand(evaluation, test, 1, depth)
+        gap = binary(evaluation, left, right, lambda p, q: algebra.add(p, q, -1.0)).poly
+    except (NotExpressible, LayoutError):
+        return None  # nothing is known of what is compared
     if not gap:
         return answer if test.op_type == "Equal" or not strict else not answer
     above, below = _least(evaluation, gap), _least(evaluation, algebra.multiply(gap, constant(-1.0)))
