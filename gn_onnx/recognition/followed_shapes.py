@@ -1,17 +1,21 @@
 """Shapes that follow from shapes: TorchScript's chunk computes the ends of its Slices from Shape by Add, Div and Mul.
 
-ONNX's inference carries no values through a division. Where shape arithmetic (integers.py) knows an input that decides
-a shape, inference goes on from that number.
+ONNX's inference carries no values through a division, and multiplies no unknown sizes: what -1 stands for in a Reshape
+of [N, 4, 32, H, W] to [4 * N, -1, H, W], it does not see. Where shape arithmetic (integers.py) knows an input that
+decides a shape, or a dimension of a Reshape's result, inference goes on from that number.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.recognition import integers
+from gn_onnx.recognition.layout import LayoutError, free_dim, resolve_target
 from gn_onnx.recognition.model_view import ModelView
-from gn_onnx.recognition.shape_inference import READS_CONSTANTS
+from gn_onnx.recognition.shape_inference import READS_CONSTANTS, Dimensions
 from gn_onnx.recognition.sizes import Size
 
 _MAX_ROUNDS = 4
@@ -37,6 +41,10 @@ class _Arithmetic:
         attribute = node.attributes.get(name)
         return None if attribute is None or attribute.is_ref() else attribute
 
+    def is_set(self, node: ir.Node, name: str) -> bool:
+        attribute = self.attribute(node, name)
+        return attribute is not None and bool(attribute.as_int())
+
     def integers(self, value: ir.Value | None) -> np.ndarray | None:
         if value is None:
             return None
@@ -49,27 +57,58 @@ class _Arithmetic:
 def follow_shapes(view: ModelView) -> None:
     """Lets the view know every shape that follows from others (those in bodies of functions apart)."""
     known: dict[ir.Value, np.ndarray] = {}
+    reshaped: dict[ir.Value, Dimensions] = {}
     for _ in range(_MAX_ROUNDS):
-        more = _computed(view, known)
-        if not more:
+        arithmetic = _Arithmetic(view)
+        numbers = _computed(arithmetic, known)
+        dimensions = _reshaped(arithmetic, reshaped)
+        if not numbers and not dimensions:
             return
-        known |= more
-        view.infer_from(known)
+        known |= numbers
+        reshaped |= dimensions
+        view.infer_from(known, reshaped)
 
 
-def _computed(view: ModelView, known: dict[ir.Value, np.ndarray]) -> dict[ir.Value, np.ndarray]:
-    """Integer tensors that decide an unknown shape, and are numbers after all."""
-    arithmetic = _Arithmetic(view)
-    found: dict[ir.Value, np.ndarray] = {}
+def _open_nodes(view: ModelView) -> Iterator[ir.Node]:
+    """The nodes outside functions that take a shape from an input, and whose result's shape is not all known."""
     for node in view.position:
-        if node.op_type not in READS_CONSTANTS or node.graph in view.body_of or not _is_open(view, node.outputs[0]):
-            continue
+        if node.op_type in READS_CONSTANTS and node.graph not in view.body_of and _is_open(view, node.outputs[0]):
+            yield node
+
+
+def _computed(arithmetic: _Arithmetic, known: Mapping[ir.Value, np.ndarray]) -> dict[ir.Value, np.ndarray]:
+    """Integer tensors that decide an unknown shape, and are numbers after all."""
+    view = arithmetic.view
+    found: dict[ir.Value, np.ndarray] = {}
+    for node in _open_nodes(view):
         for value in node.inputs[1:]:
             if value is None or value in known or value.producer() is None or view.is_weights(value):
                 continue
             array = arithmetic.integers(value)
             if array is not None and all(isinstance(size, Size) and size.static is not None for size in array.ravel()):
                 found[value] = np.array([size.static for size in array.ravel()], np.int64).reshape(array.shape)
+    return found
+
+
+def _reshaped(arithmetic: _Arithmetic, known: Mapping[ir.Value, Dimensions]) -> dict[ir.Value, Dimensions]:
+    """Results of Reshape of which the view knows less than their targets tell."""
+    view = arithmetic.view
+    found: dict[ir.Value, Dimensions] = {}
+    for node in _open_nodes(view):
+        output = node.outputs[0]
+        if node.op_type != "Reshape" or len(node.inputs) < 2 or node.inputs[0] is None or output in known:
+            continue
+        shape, target = view.shape(node.inputs[0]), arithmetic.integers(node.inputs[1])
+        if shape is None or target is None or target.ndim != 1 or not all(isinstance(size, Size) for size in target):
+            continue
+        layout = [free_dim(size) for size in shape]
+        try:
+            sizes = resolve_target(layout, list(target), allow_zero=arithmetic.is_set(node, "allowzero"))
+        except LayoutError:  # for the walk to explain, if it gets here
+            continue
+        now = view.shape(output) or ()
+        if any(size.static is not None and (i >= len(now) or now[i].static is None) for i, size in enumerate(sizes)):
+            found[output] = tuple(size.static for size in sizes)
     return found
 
 

@@ -132,7 +132,7 @@ def regroup(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
     return tuple(tuple(dim) for dim in out), renaming
 
 
-def resolve_target(dims: Dims, target: Sequence[Size], *, allow_zero: bool) -> list[Size]:
+def resolve_target(dims: Sequence[Dim], target: Sequence[Size], *, allow_zero: bool) -> list[Size]:
     """The target shape of a Reshape with 0 (copy) and -1 (the rest) worked out.
 
     Raises:

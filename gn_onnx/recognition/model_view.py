@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from gn_onnx.recognition.shape_inference import Inferred, Known, infer, infer_function, joined
+from gn_onnx.recognition.shape_inference import Dimensions, Inferred, Known, infer, infer_function, joined
 from gn_onnx.recognition.sizes import Size
 
 MAX_CONSTANT_ELEMENTS = 1 << 20
@@ -165,9 +165,10 @@ class ModelView:
         found = self.inferred(value)
         return found.dtype if found is not None and found.dtype != ir.DataType.UNDEFINED else None
 
-    def infer_from(self, computed: Mapping[ir.Value, np.ndarray]) -> None:
-        """Infers shapes once more, with the arrays that some values turned out to be (bodies of functions apart)."""
-        self._inferred = infer(self.model, lambda value: computed[value] if value in computed else self.folded(value))
+    def infer_from(self, computed: Mapping[ir.Value, np.ndarray], shaped: Mapping[ir.Value, Dimensions]) -> None:
+        """Infers shapes once more, knowing what some values are and what shapes some have (bodies of functions apart)."""
+        known = {v: (self.dtype(v) or ir.DataType.UNDEFINED, dimensions) for v, dimensions in shaped.items()}
+        self._inferred = infer(self.model, lambda value: computed[value] if value in computed else self.folded(value), known)
 
     def inferred(self, value: ir.Value) -> Inferred | None:
         """What shape inference finds, whatever the model itself says."""
@@ -180,7 +181,7 @@ class ModelView:
         function = self.body_of.get(outermost)
         if function is None:
             if self._inferred is None:
-                self._inferred = infer(self.model, self.folded)
+                self._inferred = infer(self.model, self.folded, {})
             tables = self._inferred
         else:
             if function not in self._inferred_bodies:

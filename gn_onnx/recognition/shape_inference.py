@@ -24,6 +24,12 @@ Known = Mapping[str, "Inferred"]
 Folded = Callable[[ir.Value], np.ndarray | None]
 """The array that a value always is, None where it is not constant."""
 
+Dimensions = tuple[int | None, ...]
+"""Of one value; None for a dimension that is not known."""
+
+Shaped = Mapping[ir.Value, tuple[ir.DataType, Dimensions]]
+"""What is known beforehand of some results."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Inferred:
@@ -89,14 +95,15 @@ def _dims(known: Inferred) -> list[int | str] | None:
     return [size.static if size.static is not None else str(size) for size in known.sizes]
 
 
-def infer(model: ir.Model, folded: Folded) -> dict[ir.Graph, Known]:
+def infer(model: ir.Model, folded: Folded, shaped: Shaped) -> dict[ir.Graph, Known]:
     """For the main graph and every graph inside it: graphs side by side may use one name for two values.
 
-    `folded` computes what inference does not: TorchScript takes the rank of unflatten's result from a Mod.
+    `folded` computes what inference does not: TorchScript takes the rank of unflatten's result from a Mod. `shaped` are
+    shapes that it did not find.
 
     A model that inference refuses gives an empty table: its shapes are then simply not known.
     """
-    proto = _skeleton(model, folded)
+    proto = _skeleton(model, folded, shaped)
     inferred = _inferred(proto)
     opset = next((o for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if opset is not None and opset.version < _FOLLOWS_SHAPES:
@@ -201,17 +208,17 @@ def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [copy]
 
 
-def _skeleton(model: ir.Model, folded: Folded) -> onnx.ModelProto:
+def _skeleton(model: ir.Model, folded: Folded, shaped: Shaped) -> onnx.ModelProto:
     # A newer IR version: in those before 4, inference overlooks an initializer that is not listed as an input too.
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
     for domain, version in model.graph.opset_imports.items():
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
     proto.graph.name = model.graph.name or "graph"
+    proto.graph.value_info.extend(_annotations(model.graph))
     for node in model.graph:
-        proto.graph.node.extend(_stand_in(_with_constants(node, folded, proto.graph)))
+        proto.graph.node.extend(_stand_in(_with_knowledge(node, folded, shaped, proto.graph)))
     proto.graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in model.graph.outputs)
-    proto.graph.value_info.extend(_annotations(model.graph))
     inputs = {value.name for value in model.graph.inputs}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -230,19 +237,22 @@ def _skeleton(model: ir.Model, folded: Folded) -> onnx.ModelProto:
     return proto
 
 
-def _with_constants(node: ir.Node, folded: Folded, graph: onnx.GraphProto) -> onnx.NodeProto:
-    """The node, with initializers of `graph` in the place of what is computed from constants."""
+def _with_knowledge(node: ir.Node, folded: Folded, shaped: Shaped, graph: onnx.GraphProto) -> onnx.NodeProto:
+    """The node, with initializers of `graph` in the place of what is computed from constants, and shapes noted there."""
     proto = ir.serde.serialize_node(node)
-    _read_constants(node, proto, folded, graph)
+    _tell(node, proto, folded, shaped, graph)
     return proto
 
 
-def _read_constants(node: ir.Node, proto: onnx.NodeProto, folded: Folded, graph: onnx.GraphProto) -> None:
+def _tell(node: ir.Node, proto: onnx.NodeProto, folded: Folded, shaped: Shaped, graph: onnx.GraphProto) -> None:
     for attribute in proto.attribute:
         bodies = [attribute.g] if attribute.HasField("g") else attribute.graphs
         for body, source in zip(bodies, _graphs(node.attributes[attribute.name]), strict=True):
             for inner, inner_proto in zip(source, body.node, strict=True):
-                _read_constants(inner, inner_proto, folded, body)
+                _tell(inner, inner_proto, folded, shaped, body)
+    for output in node.outputs:
+        if output in shaped and not output.is_graph_output():
+            _note(graph, output.name or "", *shaped[output])
     if node.op_type not in READS_CONSTANTS:
         return
     for i, value in enumerate(node.inputs[1:], start=1):
@@ -253,6 +263,14 @@ def _read_constants(node: ir.Node, proto: onnx.NodeProto, folded: Folded, graph:
         if array is not None and array.dtype == np.int64 and array.size <= _MAX_CARRIED_ELEMENTS:
             proto.input[i] = f"{value.name}/folded/{len(graph.initializer)}"
             graph.initializer.append(onnx.numpy_helper.from_array(array, proto.input[i]))
+
+
+def _note(graph: onnx.GraphProto, name: str, dtype: ir.DataType, dimensions: Dimensions) -> None:
+    """Writes down a shape, in the place of what the model says of it."""
+    for info in list(graph.value_info):
+        if info.name == name:
+            graph.value_info.remove(info)
+    graph.value_info.append(onnx.helper.make_tensor_value_info(name, dtype.value, dimensions))
 
 
 def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
