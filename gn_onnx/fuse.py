@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import onnx
 import onnx_ir as ir
 
+from gn_onnx import collector
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.files import graph_walk, model_io
 from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
@@ -72,6 +73,7 @@ class FuseGroupNorm(ir.passes.InPlacePass):
         self.fused: tuple[GroupNorm, ...] = ()
         self.rejected: tuple[Rejection, ...] = ()
 
+    @collector.paused()
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found, rejected = recognize(model)
         if found and onnx_opset(model) < MIN_OPSET:
@@ -153,6 +155,7 @@ def _refusals(group_norms: list[GroupNorm], reason: str) -> list[Rejection]:
     return [Rejection(reason, value=g.output.name or "", op_type=g.core) for g in group_norms]
 
 
+@collector.paused()
 def fuse(model: ModelLike, *, target: Target = "plugin", activations: bool = True) -> FusionResult[ModelLike]:
     """Every GroupNorm of `model` as one node.
 
@@ -197,6 +200,7 @@ def _as_ir(proto: onnx.ModelProto) -> Iterator[ir.Model]:
             tensor.ClearField("name")
 
 
+@collector.paused()
 def find_group_norms(model: ir.Model | onnx.ModelProto | str | os.PathLike[str]) -> list[GroupNorm | Rejection]:
     """What `fuse` would fuse, and what it would reject and why; nothing is changed."""
     if isinstance(model, onnx.ModelProto):

@@ -13,6 +13,7 @@ from typing import Literal
 import onnx
 
 import gn_onnx
+from gn_onnx import collector
 from gn_onnx.checking import verify
 from gn_onnx.checking.site_check import is_group_norm
 from gn_onnx.errors import GnOnnxError, ParityError
@@ -89,6 +90,7 @@ def examine(request: Request) -> FusionReport:
     return report
 
 
+@collector.paused()
 def _fuse(request: Request) -> tuple[FusionReport, onnx.ModelProto, onnx.ModelProto]:
     """The report without verification, the model before and the model after (the same one if nothing was fused)."""
     path = request.model
