@@ -47,7 +47,7 @@ def test_the_parallel_copy_copies_everything(elements: int) -> None:
 
 def test_a_case_is_timed_beside_its_baselines() -> None:
     result = bench_kernels.run_case(SMALL, runs=7)
-    assert {bench_kernels.COPY, bench_kernels.CHAIN, bench_kernels.NATIVE} <= set(result.timings)
+    assert {bench_kernels.COPY, bench_kernels.RELU, bench_kernels.CHAIN, bench_kernels.NATIVE} <= set(result.timings)
     assert not set(bench_kernels.OTHERS) & set(result.refused)
     for label, error in result.relative.items():
         assert error < {"gn_onnx, float16": 1e-3, "gn_onnx, bfloat16": 8e-3}.get(label, 3e-5)
@@ -75,13 +75,14 @@ def test_a_turn_begins_with_runs_that_are_not_timed() -> None:
 def test_the_table_has_a_row_per_case_and_no_ratio_over_what_is_wrong() -> None:
     timing = bench.Timing("x", (1.0, 2.0, 3.0))
     timings = dict.fromkeys((bench_kernels.COPY, bench_kernels.OURS, bench_kernels.CHAIN, bench_kernels.NATIVE), timing)
+    timings[bench_kernels.RELU] = bench.Timing("x", (3.0, 4.0, 5.0))
     result = bench_kernels.KernelResult(SMALL, timings, {}, {bench_kernels.CHAIN: "off by 1"})
     report = {"machine": bench.machine(), "results": [result.to_json()]}
     text = bench_table.insert("a <!-- bench -->old<!-- /bench --> b", bench_table.table(report))
     assert "old" not in text
     row = text.splitlines()[5]
     assert row.startswith("| small: 1×8×6×6, 2 groups, silu | 2.0 | 2.0 [1.2 to 2.8] |")
-    assert row.endswith("| 1.00 |  | 1.00 |  |  |  |  |  |")
+    assert row.endswith("| 1.00 | 0.50 |  | 1.00 |  |  |  |  |  |")
 
 
 def test_a_model_is_timed_in_all_variants(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

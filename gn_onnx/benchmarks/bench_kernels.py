@@ -19,9 +19,10 @@ from gn_onnx.errors import GnOnnxError
 from gn_onnx.group_norm import DOMAIN, DOMAIN_VERSION, op_type
 from gn_onnx.reference import group_norm
 
-COPY, CHAIN, NATIVE, OURS, TORCH, OPENVINO = (
-    "parallel copy", "exported chain", "GroupNormalization-21", "gn_onnx", "PyTorch eager", "OpenVINO",
+COPY, RELU, CHAIN, NATIVE, OURS, TORCH, OPENVINO = (
+    "parallel copy", "one Relu", "exported chain", "GroupNormalization-21", "gn_onnx", "PyTorch eager", "OpenVINO",
 )  # fmt: skip
+"""RELU: ONNX Runtime's own, as the only node of a model: reads and writes what we do, and pays the call of a session too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,11 @@ def run_case(
     outputs: dict[str, Callable[[], np.ndarray]] = {}
     refused: dict[str, str] = {}
     library = ort_runner.find_library()
-    plans = {CHAIN: (chain_model(case, scale, bias), x), NATIVE: (native_model(case, scale, bias), x)}
+    plans = {
+        RELU: (relu_model(case), x),
+        CHAIN: (chain_model(case, scale, bias), x),
+        NATIVE: (native_model(case, scale, bias), x),
+    }
     if library is None:
         refused[OURS] = "the operator library is not built"
     else:
@@ -125,7 +130,9 @@ def run_case(
         except GnOnnxError as error:
             refused[label] = str(error)
             continue
-        variants[label], outputs[label] = bound, lambda bound=bound: bound.outputs()[0]  # type: ignore[misc]
+        variants[label] = bound
+        if label != RELU:
+            outputs[label] = lambda bound=bound: bound.outputs()[0]  # type: ignore[misc]
     for label, make in ((TORCH, _torch), (OPENVINO, _openvino)):
         function = make(case, x, scale, bias)
         if function is not None:
@@ -185,6 +192,11 @@ def _openvino(case: Case, x: np.ndarray, scale: np.ndarray, bias: np.ndarray) ->
         return request.get_output_tensor(0).data
 
     return run
+
+
+def relu_model(case: Case) -> onnx.ModelProto:
+    """The cheapest node there is, on the same x."""
+    return _model(case, [helper.make_node("Relu", ["x"], ["y"])], {}, 18)
 
 
 def chain_model(case: Case, scale: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:

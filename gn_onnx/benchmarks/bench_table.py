@@ -12,9 +12,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gn_onnx.benchmarks.bench_kernels import CHAIN, COPY, NATIVE, OPENVINO, OTHERS, OURS, TORCH
+from gn_onnx.benchmarks.bench_kernels import CHAIN, COPY, NATIVE, OPENVINO, OTHERS, OURS, RELU, TORCH
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+FLOORS = {COPY: "copy", RELU: "Relu"}
+"""What we are compared with as a multiple of its time."""
 
 RIVALS = {CHAIN: "chain", NATIVE: "GN-21", TORCH: "torch", OPENVINO: "OpenVINO"}
 
@@ -23,7 +26,8 @@ Report = Mapping[str, Any]
 
 def table(report: Report) -> str:
     """Machine and one row per case, as Markdown. Times that were refused, or not taken, are left empty."""
-    heads = ["GroupNorm", "copy µs", "gn_onnx µs [p10 to p90]", "GB/s", "/ copy", *(f"{name} /" for name in RIVALS.values())]
+    heads = ["GroupNorm", "copy µs", "gn_onnx µs [p10 to p90]", "GB/s", *(f"/ {name}" for name in FLOORS.values())]
+    heads += [f"{name} /" for name in RIVALS.values()]
     heads += [label.removeprefix(f"{OURS}, ") for label in OTHERS]
     rows = [_row(result) for result in report["results"]]
     lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
@@ -43,11 +47,12 @@ def _row(result: Mapping[str, Any]) -> list[str]:
     activation = "" if case["activation"] == "none" else f", {case['activation']}"
     label = f"{case['label']}: {shape}, {case['num_groups']} groups{activation}"
     if OURS not in timings or OURS in refused:
-        return [label, f"{timings[COPY]['median_us']:.1f}", *[""] * (3 + len(RIVALS) + len(OTHERS))]
+        return [label, f"{timings[COPY]['median_us']:.1f}", *[""] * (2 + len(FLOORS) + len(RIVALS) + len(OTHERS))]
     ours = timings[OURS]
     copy = timings[COPY]["median_us"]
+    floors = [f"{ours['median_us'] / timings[name]['median_us']:.2f}" if name in timings else "" for name in FLOORS]
     spread = f"{ours['median_us']:.1f} [{ours['p10_us']:.1f} to {ours['p90_us']:.1f}]"
-    cells = [label, f"{copy:.1f}", spread, f"{ours['gb_per_s']:.0f}", f"{ours['median_us'] / copy:.2f}"]
+    cells = [label, f"{copy:.1f}", spread, f"{ours['gb_per_s']:.0f}", *floors]
     for name in (*RIVALS, *OTHERS):
         known = name in timings and name not in refused
         cells.append(f"{timings[name]['median_us'] / ours['median_us']:.2f}" if known else "")
