@@ -10,22 +10,28 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx
 import pytest
+from forms_reader import FORMS, Form
 from generate import group_norm
-from helpers import group_norm_nodes
+from helpers import difference, evaluator, group_norm_nodes
 from mutate import mutated
 from onnx import TensorProto, helper, numpy_helper
-from soundness import broken_by_fusing
+from soundness import FAILURES, broken_by_fusing, tolerance
 from test_properties import incomplete
 
 import gn_onnx.recognition.transfer as transfer
 from gn_onnx import fuse
+from gn_onnx.recognition import layout, matching, walk
 from gn_onnx.recognition.evaluation import Evaluation, Fact
-from gn_onnx.recognition.transfer import elementwise, reductions
+from gn_onnx.recognition.layout import Dims, Renaming
+from gn_onnx.recognition.polynomials import of_size
+from gn_onnx.recognition.sizes import Size
+from gn_onnx.recognition.transfer import elementwise, moving, normalisations, reductions, slices
+from gn_onnx.rewriting import rewrite
 
 
 class Draft:
@@ -203,9 +209,53 @@ def test_a_wrong_rule_is_noticed(
     assert _caught(), f"the property tests do not see a wrong {operator}"
 
 
-def test_a_wrong_epsilon_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gn_onnx.recognition.matching as matching
+def _tails_first(dims: Dims, target: Sequence[Size]) -> tuple[Dims, Renaming]:
+    """A Reshape that hands out axes from the last one on."""
+    found, renaming = layout.regroup(tuple(dim[::-1] for dim in dims[::-1]), target[::-1])
+    return found[::-1], renaming
 
+
+@pytest.mark.parametrize(
+    ("module", "name", "replacement"),
+    [
+        (moving, "regroup", _tails_first),
+        (moving, "resolve_target", lambda dims, target, *, allow_zero: [Size.of(1) if s.is_zero else s for s in target]),
+        (elementwise, "broadcast", lambda evaluation, fact, other: fact),
+        (reductions, "of_size", lambda size: of_size(Size.of(2) * size)),
+        (matching, "_check_along_channels", lambda dims, what, poly, axis: None),
+        (walk.Walk, "leads_only_to", lambda self, value, later: True),
+        (normalisations, "mean_over", lambda e, fact, reduced, **k: reductions.mean_over(e, fact, list(reduced)[:-1], **k)),
+        (slices, "_stacked", lambda coefficients, outer: coefficients[0]),
+        (rewrite, "_with_current_values", lambda group_norm, replaced: group_norm),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_step_is_noticed(module: object, name: str, replacement: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the forms or by random graphs: what is fused computes something else, or no longer fuses, or fails."""
+    monkeypatch.setattr(module, name, replacement)
+    noticed = any(map(_counts_differ, FORMS)) or any(map(_numbers_differ, FORMS)) or _caught()
+    assert noticed, f"the suite does not see a wrong {name}"
+
+
+def _counts_differ(form: Form) -> bool:
+    try:
+        return len(group_norm_nodes(fuse(form.model).model)) not in form.counts
+    except Exception:  # a broken recogniser may do anything
+        return True
+
+
+def _numbers_differ(form: Form) -> bool:
+    result = fuse(form.model)
+    if not result.fused:
+        return False
+    feeds = form.feeds("large mean")
+    try:
+        return not difference(evaluator(result.model).run(feeds), evaluator(form.model).run(feeds)) <= tolerance(form.model)
+    except FAILURES:
+        return True
+
+
+def test_a_wrong_epsilon_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = matching.variance_of
 
     def doubled(evaluation: Evaluation, index: int):
