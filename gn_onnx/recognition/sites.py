@@ -168,11 +168,15 @@ def _x_shape(walk: Walk, value: ir.Value) -> tuple[int, ...] | None:
 
 
 def _is_layer_norm(walk: Walk, answer: Match, nodes: list[ir.Node], rank: int) -> bool:
-    """A LayerNorm over the last axis is the same numbers as a GroupNorm over rows, but nobody means that."""
+    """A LayerNorm over the last axis is the same numbers as a GroupNorm over rows, but nobody means that.
+
+    (Unless a Reshape leads to an InstanceNormalization: so GroupNorms are exported, LayerNorms are not.)
+    """
     if rank == 2:
         return answer.num_groups == 1 and not any(n.op_type == "Reshape" for n in nodes)
     per_row = answer.channel_axis == 1 and answer.num_groups == answer.num_channels
-    return rank == 3 and per_row and not answer.has_affine
+    operators = {n.op_type for n in nodes}
+    return rank == 3 and per_row and not answer.has_affine and not {"Reshape", "InstanceNormalization"} <= operators
 
 
 def is_settled(walk: Walk) -> bool:
