@@ -12,6 +12,7 @@ from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
 from gn_onnx.recognition.layout import LayoutError, free_dim
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import THE_X, Moment, NotExpressible, Poly, Symbol, constant, of_factor
+from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer.common import (
     TransferFunction,
     axes,
@@ -189,25 +190,62 @@ def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
 
 
 def _shape_of(evaluation: Evaluation, value: ir.Value | None, depth: int) -> Fact:
-    """A fact that says nothing but the shape."""
-    node = None if value is None else value.producer()
-    if node is not None and node.domain in STANDARD_DOMAINS and node.op_type in _LOGICAL:
-        shapes = [_shape_of(evaluation, v, depth) for v in node.inputs]
-        return functools.reduce(functools.partial(broadcast, evaluation), shapes)
-    if node is not None and node.domain in STANDARD_DOMAINS and node.op_type in ("ReduceMin", "ReduceMax"):
-        # Of what is known of the data, not of what inference knows: an inferred batch may have another name.
-        dims = _shape_of(evaluation, node.inputs[0], depth).dims
-        over = axes(evaluation, node, len(dims)) or range(len(dims))
-        if int_attribute(evaluation, node, "keepdims", 1) and not int_attribute(evaluation, node, "noop_with_empty_axes", 0):
-            return Fact({}, tuple(() if i in over else dim for i, dim in enumerate(dims)))
-    shape = None if value is None else evaluation.shape(value)
+    """A fact that says nothing but the shape.
+
+    From what is known of the data before what inference knows: an inferred batch may have another name than x's.
+    """
+    if value is None:
+        raise NotExpressible("a required input is missing")
+    known = evaluation.facts.get(value)
+    if known is not None:
+        return Fact({}, known.dims)
+    node = value.producer()
+    follow = _SHAPES.get(node.op_type) if node is not None and node.domain in STANDARD_DOMAINS else None
+    if node is not None and follow is not None and depth < _MAX_DEPTH:
+        fact = follow(evaluation, node, depth + 1)
+        if fact is not None:
+            return fact
+    shape = evaluation.shape(value)
     if shape is None:
         raise NotExpressible("a choice between values of unknown shape")
-    known = None if value is None else evaluation.facts.get(value)
-    return Fact({}, tuple(free_dim(size) for size in shape) if known is None else known.dims)
+    return Fact({}, tuple(free_dim(size) for size in shape))
 
 
-_LOGICAL = {"And", "Or", "Not", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+_MAX_DEPTH = 16
+
+
+def _shape_of_all(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    return functools.reduce(functools.partial(broadcast, evaluation), (_shape_of(evaluation, v, depth) for v in node.inputs))
+
+
+def _shape_of_first(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    return _shape_of(evaluation, node.inputs[0], depth)
+
+
+def _shape_of_expanded(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact | None:
+    target = evaluation.integers(node.inputs[1])
+    if target is None or not all(isinstance(size, Size) for size in target.ravel()):
+        return None
+    expanded = Fact({}, tuple(free_dim(size) for size in target.ravel()))
+    return broadcast(evaluation, _shape_of(evaluation, node.inputs[0], depth), expanded)
+
+
+def _shape_of_extremes(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact | None:
+    if not int_attribute(evaluation, node, "keepdims", 1) or int_attribute(evaluation, node, "noop_with_empty_axes", 0):
+        return None
+    dims = _shape_of(evaluation, node.inputs[0], depth).dims
+    over = axes(evaluation, node, len(dims)) or range(len(dims))
+    return Fact({}, tuple(() if i in over else dim for i, dim in enumerate(dims)))
+
+
+_COMPARES = ("And", "Or", "Not", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+_SHAPES: dict[str, Callable[[Evaluation, ir.Node, int], Fact | None]] = {
+    **dict.fromkeys(_COMPARES, _shape_of_all),
+    **dict.fromkeys(("Cast", "CastLike", "Identity", "IsNaN", "IsInf", "Sign"), _shape_of_first),
+    **dict.fromkeys(("ReduceMin", "ReduceMax"), _shape_of_extremes),
+    "Expand": _shape_of_expanded,
+}
+"""Shapes of what has no fact: conditions, and values that are never taken."""
 
 
 def _is_the_same(evaluation: Evaluation, node: ir.Node, depth: int) -> bool:
