@@ -2,7 +2,7 @@
 
 The public names, each loaded when it is first used, so that `import gn_onnx` costs next to nothing:
 
-    fuse(model, *, target="plugin", activations=True) -> FusionResult
+    fuse(model, *, target="plugin", activations=True, freeze_defaults=False) -> FusionResult
     find_group_norms(model) -> list[GroupNorm | Rejection]
     FuseGroupNorm                       an onnx_ir pass, composes with onnx_ir.passes.Sequential
     export(module, args, path, ...)     a PyTorch module, exported and fused

@@ -16,6 +16,7 @@ from gn_onnx import collector
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.files import graph_walk, model_io
 from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
+from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS
 from gn_onnx.recognition.recognize import recognize
 from gn_onnx.rewriting.epilogues import with_epilogues
 from gn_onnx.rewriting.expanding import expand, uses_ours
@@ -60,21 +61,33 @@ class FuseGroupNorm(ir.passes.InPlacePass):
         target: "plugin": `gn_onnx::GroupNormalization*` nodes that carry their bodies as model-local functions.
             "onnx": `ai.onnx::GroupNormalization` of opset 21, for runtimes that have it.
         activations: Fuse an activation behind the GroupNorm too (plugin only).
+        freeze_defaults: Make constants of the graph inputs that have a default value, where that leads to a GroupNorm.
+            MXNet exports every number so; nobody can feed another afterwards.
 
     After a call, `fused` and `rejected` say what was found.
     """
 
-    def __init__(self, target: Target = "plugin", *, activations: bool = True) -> None:
+    def __init__(self, target: Target = "plugin", *, activations: bool = True, freeze_defaults: bool = False) -> None:
         super().__init__()
         if target not in TARGETS:
             raise GnOnnxError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
         self.target: Target = target
         self.activations = activations
+        self.freeze_defaults = freeze_defaults
         self.fused: tuple[GroupNorm, ...] = ()
         self.rejected: tuple[Rejection, ...] = ()
 
     @collector.paused()
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        inputs = list(model.graph.inputs)
+        if self.freeze_defaults and model.ir_version >= FIRST_IR_VERSION_WITH_DEFAULTS:
+            model.graph.inputs[:] = [value for value in inputs if not value.is_initializer()]
+        self._fuse(model)
+        if not self.fused:
+            model.graph.inputs[:] = inputs
+        return ir.passes.PassResult(model, modified=bool(self.fused))
+
+    def _fuse(self, model: ir.Model) -> None:
         found, rejected = recognize(model)
         if found and onnx_opset(model) < MIN_OPSET:
             reason = f"the model's opset {onnx_opset(model)} is older than {MIN_OPSET}"
@@ -90,7 +103,6 @@ class FuseGroupNorm(ir.passes.InPlacePass):
             if lacks_bodies(model):
                 declare(model, onnx_opset(model))
         self.fused, self.rejected = tuple(found), tuple(rejected)
-        return ir.passes.PassResult(model, modified=bool(found))
 
     def _to_onnx(
         self, model: ir.Model, found: list[GroupNorm], rejected: list[Rejection]
@@ -156,18 +168,21 @@ def _refusals(group_norms: list[GroupNorm], reason: str) -> list[Rejection]:
 
 
 @collector.paused()
-def fuse(model: ModelLike, *, target: Target = "plugin", activations: bool = True) -> FusionResult[ModelLike]:
+def fuse(
+    model: ModelLike, *, target: Target = "plugin", activations: bool = True, freeze_defaults: bool = False
+) -> FusionResult[ModelLike]:
     """Every GroupNorm of `model` as one node.
 
     Args:
         model: An onnx_ir.Model or an onnx.ModelProto (neither is changed), or the path of a model.
         target: See `FuseGroupNorm`.
         activations: See `FuseGroupNorm`.
+        freeze_defaults: See `FuseGroupNorm`.
 
     Raises:
         GnOnnxError: When the model cannot be read, or cannot be brought to the opset that `target` needs.
     """
-    fuser = FuseGroupNorm(target, activations=activations)
+    fuser = FuseGroupNorm(target, activations=activations, freeze_defaults=freeze_defaults)
     result: ir.Model | onnx.ModelProto
     if isinstance(model, onnx.ModelProto):
         with _as_ir(model) as given:

@@ -15,7 +15,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from forms_reader import FORMS
 from hand_models import detector, fused_detector, without_group_norm
+from helpers import evaluator
 
 import gn_onnx
 from gn_onnx import cli
@@ -74,6 +76,34 @@ def test_the_input_is_not_overwritten_by_another_name_for_it(model: pathlib.Path
     for output in (model, link, model.parent / "." / model.name):
         assert cli.main(["fuse", str(model), "-o", str(output)]) == 2
     assert model.read_bytes() == before
+
+
+def test_inputs_with_a_default_become_constants_when_asked(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = next(form for form in FORMS if form.name == "attack_default_epsilon").model
+    path, output = tmp_path / "mxnet.onnx", tmp_path / "out.onnx"
+    path.write_bytes(original.SerializeToString())
+    assert cli.main(["fuse", str(path), "--check"]) == 0
+    assert cli.main(["explain", str(path)]) == 0
+    assert "fuse --freeze-defaults makes it one" in capsys.readouterr().err
+    assert cli.main(["fuse", str(path), "-o", str(output), "--freeze-defaults"]) == 0
+    assert "1 of 1 checked in float64" in capsys.readouterr().err
+    fused = onnx.load(output)
+    assert [value.name for value in fused.graph.input] == ["x"]
+    assert operators(output) == ["GroupNormalization"]
+    assert gn_onnx.fuse(ir.from_proto(original), target="onnx", freeze_defaults=True).fused
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 8, 3, 4)).astype(np.float32)}
+    (want,), (got,) = (evaluator(model).run(feeds).values() for model in (original, fused))
+    assert np.allclose(want, got, rtol=0, atol=1e-6)
+
+
+def test_inputs_with_a_default_stay_where_nothing_is_fused(tmp_path: pathlib.Path) -> None:
+    model = without_group_norm()
+    model.graph.input.extend([onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [1])])
+    model.graph.initializer.extend([onnx.numpy_helper.from_array(np.ones(1, np.float32), "w")])
+    result = gn_onnx.fuse(ir.from_proto(model), freeze_defaults=True)
+    assert [value.name for value in result.model.graph.inputs] == [value.name for value in model.graph.input]
 
 
 def test_check_writes_nothing(model: pathlib.Path, tmp_path: pathlib.Path) -> None:

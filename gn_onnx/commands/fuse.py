@@ -29,6 +29,11 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         help="plugin: our operator, runs everywhere (default); onnx: GroupNormalization of opset 21",
     )
     parser.add_argument("--no-activations", action="store_true", help="leave activations as nodes of their own")
+    parser.add_argument(
+        "--freeze-defaults",
+        action="store_true",
+        help="make constants of inputs that have a default value, as MXNet exports them",
+    )
     parser.add_argument("--no-verify", action="store_true", help="write without checking the outputs")
     parser.add_argument(
         "--shape",
@@ -54,6 +59,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         output=None if arguments.check else _output(arguments),
         target=arguments.target,
         activations=not arguments.no_activations,
+        freeze_defaults=arguments.freeze_defaults,
         verify=not arguments.no_verify,
         in_place=arguments.in_place,
         shapes=parse_shapes(arguments.shape),

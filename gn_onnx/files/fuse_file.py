@@ -34,6 +34,7 @@ class Request:
         output: File to write; None writes none.
         target: "plugin" or "onnx".
         activations: Whether activations behind a GroupNorm become part of it.
+        freeze_defaults: Whether inputs that have a default value become constants.
         verify: Whether to verify before writing.
         in_place: Whether `output` may be the file itself.
         shapes: Shapes of graph inputs for verification.
@@ -43,6 +44,7 @@ class Request:
     output: pathlib.Path | None = None
     target: Target = "plugin"
     activations: bool = True
+    freeze_defaults: bool = False
     verify: bool = True
     in_place: bool = False
     shapes: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
@@ -97,7 +99,7 @@ def _fuse(request: Request) -> tuple[FusionReport, onnx.ModelProto, onnx.ModelPr
     proto = model_io.load_proto(path)
     start = time.perf_counter()
     model = model_io.to_ir(proto, folder=path.parent, name=str(path))
-    fuser = gn_onnx.FuseGroupNorm(request.target, activations=request.activations)
+    fuser = gn_onnx.FuseGroupNorm(request.target, activations=request.activations, freeze_defaults=request.freeze_defaults)
     try:
         model = fuser(model).model
     except GnOnnxError as error:
@@ -133,10 +135,22 @@ class Refused(ParityError):
 
 
 def _verify(request: Request, proto: onnx.ModelProto, fused: onnx.ModelProto) -> verify.Verification:
+    if request.freeze_defaults:
+        proto = _with_inputs_of(fused, proto)
     try:
         return verify.verify(proto, fused, folder=request.model.parent, shapes=request.shapes)
     except GnOnnxError as error:
         raise GnOnnxError(f"{request.model}: cannot verify: {error} (--no-verify writes it unchecked)") from error
+
+
+def _with_inputs_of(fused: onnx.ModelProto, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The original, in which nobody can feed what has become a constant either."""
+    names = {value.name for value in fused.graph.input}
+    frozen = onnx.ModelProto()
+    frozen.CopyFrom(proto)
+    del frozen.graph.input[:]
+    frozen.graph.input.extend(value for value in proto.graph.input if value.name in names)
+    return frozen
 
 
 def _write(proto: onnx.ModelProto, data: bytes, output: pathlib.Path, source: pathlib.Path) -> None:

@@ -65,7 +65,8 @@ def _with_defaults(walk: Walk, found: Rejection) -> Rejection:
     names = [v.name for v in used if v.is_initializer() and v.is_graph_input()]
     if not names:
         return found
-    return dataclasses.replace(found, reason=f"{found.reason}; {names[0]!r} is an input with a default value, no constant")
+    advice = f"{names[0]!r} is an input with a default value, no constant (fuse --freeze-defaults makes it one)"
+    return dataclasses.replace(found, reason=f"{found.reason}; {advice}")
 
 
 def _refusals(walk: Walk) -> list[Refusal]:
