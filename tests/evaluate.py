@@ -102,9 +102,10 @@ def _compile_node(node: onnx.NodeProto, scope: _Scope) -> Step:
     function = scope.functions.get((node.domain, node.op_type, node.overload))
     if function is not None:
         return _compile_call(function, attributes, inputs, outputs, scope)
-    if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+    known = {"": OPERATORS, "ai.onnx": OPERATORS, "com.microsoft": CONTRIB}.get(node.domain, {})
+    if node.op_type not in known:
         raise Unsupported(f"{node.domain}:{node.op_type}")
-    operator, call = OPERATORS[node.op_type], Call(attributes, scope.opset, len(outputs))
+    operator, call = known[node.op_type], Call(attributes, scope.opset, len(outputs))
     if node.op_type in _WITH_ENVIRONMENT:
         run = operator
 
@@ -478,6 +479,13 @@ def _plain(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda call, *inputs: function(*inputs)
 
 
+def _gemm(call: Call, a: Array, b: Array, c: Array | None = None) -> Array:
+    left = np.swapaxes(a, -1, -2) if call.get("transA", 0) else a
+    right = np.swapaxes(b, -1, -2) if call.get("transB", 0) else b
+    product = call.get("alpha", 1.0) * (left @ right)
+    return product if c is None else product + call.get("beta", 1.0) * c
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Abs": _plain(np.abs),
     "Add": _plain(np.add),
@@ -521,6 +529,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Log": _plain(np.log),
     "Loop": _loop,
     "MatMul": _plain(np.matmul),
+    "Gemm": _gemm,
     "Max": lambda call, *inputs: np.maximum.reduce(np.broadcast_arrays(*inputs)),
     "Mean": lambda call, *inputs: np.mean(np.broadcast_arrays(*inputs), axis=0),
     "MeanVarianceNormalization": _mean_variance,
@@ -568,3 +577,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 _WITH_ENVIRONMENT = {"If", "Loop", "Scan"}
+
+CONTRIB = {"FusedMatMul": _gemm}
+"""Of the com.microsoft domain."""

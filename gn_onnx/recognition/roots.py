@@ -24,8 +24,9 @@ STATISTICS = {
     "GroupNormalization",
 }
 CONTRIB_STATISTICS = {"GroupNorm"}
-_CONTRACTIONS = {"MatMul", "Conv", "Einsum"}
+_CONTRACTIONS = {"MatMul", "Gemm", "Conv", "Einsum"}
 """They take a mean where one operand is a matrix of ones and zeros, or 1/n and zeros; an Einsum may have one operand."""
+_CONTRIB_CONTRACTIONS = {"FusedMatMul"}
 
 _LAYOUT_ONLY = {
     "Reshape",
@@ -66,12 +67,18 @@ def find_seeds(view: ModelView, container: ir.Graph) -> Iterator[Seed]:
     for node in container:
         if node.domain in STANDARD_DOMAINS and node.op_type in STATISTICS:
             yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
-        elif node.domain in STANDARD_DOMAINS and node.op_type in _CONTRACTIONS and _sums_up(view, node):
+        elif _is_contraction(node) and _sums_up(view, node):
             yield Seed(node, tuple(_candidates(view, node, dict.fromkeys(node.inputs))))
         elif node.domain == "com.microsoft" and node.op_type in CONTRIB_STATISTICS:
             yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
         elif node.op_identifier() in calls:
             yield Seed(node, tuple(_candidates(view, node, node.inputs)))
+
+
+def _is_contraction(node: ir.Node) -> bool:
+    if node.domain in STANDARD_DOMAINS:
+        return node.op_type in _CONTRACTIONS
+    return node.domain == "com.microsoft" and node.op_type in _CONTRIB_CONTRACTIONS
 
 
 def _sums_up(view: ModelView, node: ir.Node) -> bool:

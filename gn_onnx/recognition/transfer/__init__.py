@@ -29,7 +29,7 @@ TRANSFER: dict[str, TransferFunction] = {
 _CALCULATES = {*reductions.TABLE, *contractions.TABLE, *elementwise.CALCULATES}
 """Operators that calculate. Integers are rounded by Div and wrap around, and are followed as sizes only (integers.py)."""
 
-CONTRIB: dict[str, TransferFunction] = {**normalisations.CONTRIB_TABLE}
+CONTRIB: dict[str, TransferFunction] = {**contractions.CONTRIB_TABLE, **normalisations.CONTRIB_TABLE}
 """Operators of the com.microsoft domain."""
 
 

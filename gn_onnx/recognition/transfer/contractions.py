@@ -1,4 +1,4 @@
-"""Products that are summed: MatMul, Einsum and Conv, as sums of squares or as means by a matrix of zeros and weights."""
+"""Products that are summed: as sums of squares, or as means by a matrix of zeros and weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import onnx_ir as ir
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Dims, dim_size, free_dim
 from gn_onnx.recognition.model_view import MAX_CONSTANT_ELEMENTS
-from gn_onnx.recognition.polynomials import NotExpressible, constant, of_size
+from gn_onnx.recognition.polynomials import NotExpressible, Poly, constant, of_size
 from gn_onnx.recognition.sizes import Size, product
-from gn_onnx.recognition.transfer.common import TransferFunction, int_attribute, operand
+from gn_onnx.recognition.transfer.common import TransferFunction, float_attribute, has_input, int_attribute, operand
 from gn_onnx.recognition.transfer.elementwise import binary
 from gn_onnx.recognition.transfer.moving import reshaped
 from gn_onnx.recognition.transfer.reductions import averaged, mean_over, windows
@@ -26,23 +26,59 @@ def _summed(evaluation: Evaluation, fact: Fact, axes: Sequence[int]) -> Fact:
 
 
 def _matmul(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    a, b = operand(evaluation, node, 0, depth), operand(evaluation, node, 1, depth)
+    return _product(evaluation, node, depth)
+
+
+def _fused_matmul(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """ONNX Runtime's MatMul with a factor and transposed operands."""
+    if any(int_attribute(evaluation, node, name, 0) for name in ("transBatchA", "transBatchB")):
+        raise NotExpressible("a product of transposed batches")
+    result = _product(evaluation, node, depth)
+    return Fact(evaluation.algebra.multiply(result.poly, _factor(evaluation, node, "alpha")), result.dims)
+
+
+def _gemm(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """alpha * a @ b + beta * c, as optimisers write a MatMul and the Add behind it."""
+    result = _product(evaluation, node, depth)
+    scaled = Fact(evaluation.algebra.multiply(result.poly, _factor(evaluation, node, "alpha")), result.dims)
+    if not has_input(node, 2):
+        return scaled
+    c, beta = operand(evaluation, node, 2, depth), _factor(evaluation, node, "beta")
+    return binary(evaluation, scaled, Fact(evaluation.algebra.multiply(c.poly, beta), c.dims), evaluation.algebra.add)
+
+
+def _factor(evaluation: Evaluation, node: ir.Node, name: str) -> Poly:
+    """An attribute that is 1 where it is not given; 1/n as float32 is read as 1/n."""
+    value = np.float32(float_attribute(evaluation, node, name, 1.0))
+    return constant(evaluation.unrounded(value)) if value else {}
+
+
+def _product(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    """a @ b, each with its last two axes swapped where transA or transB says so."""
+    a, left = _side(evaluation, node, 0, depth, "transA")
+    b, right = _side(evaluation, node, 1, depth, "transB")
     vector = len(b.dims) == 1
     if len(a.dims) < 2 or not b.dims:
         raise NotExpressible("a product with a vector")
-    right = _matrix(evaluation, node.inputs[1])
     if right is not None:
         mixed = _by_blocks(evaluation, a, right)
         return Fact(mixed.poly, mixed.dims[:-1]) if vector else mixed
     if vector:
         return _summed(evaluation, binary(evaluation, a, b, evaluation.algebra.multiply), [len(a.dims) - 1])
-    left = _matrix(evaluation, node.inputs[0])
     if left is not None:  # two dimensions, as a has
         return _swapped(_by_blocks(evaluation, _swapped(b), left.T))
     tall = Fact(a.poly, (*a.dims, ()))
     wide = Fact(b.poly, (*b.dims[:-2], (), *b.dims[-2:]))
     both = binary(evaluation, tall, wide, evaluation.algebra.multiply)
     return _summed(evaluation, both, [len(both.dims) - 2])
+
+
+def _side(evaluation: Evaluation, node: ir.Node, index: int, depth: int, transposed: str) -> tuple[Fact, np.ndarray | None]:
+    """An operand, and the matrix that it is where it is constant."""
+    fact, matrix = operand(evaluation, node, index, depth), _matrix(evaluation, node.inputs[index])
+    if not int_attribute(evaluation, node, transposed, 0) or len(fact.dims) < 2:
+        return fact, matrix
+    return _swapped(fact), None if matrix is None else matrix.T
 
 
 def _matrix(evaluation: Evaluation, value: ir.Value | None) -> np.ndarray | None:
@@ -130,8 +166,6 @@ def _conv(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
         raise NotExpressible("a convolution whose weights are not those of a mean")
     fact = operand(evaluation, node, 0, depth)
     window = windows(evaluation, node, fact, weights.shape[2:])
-    if len(node.inputs) > 2 and node.inputs[2] is not None and operand(evaluation, node, 2, depth).poly:
-        raise NotExpressible("a convolution with a bias")
     groups = int_attribute(evaluation, node, "group", 1)
     if weights.shape[0] * weights.shape[1] * groups > MAX_CONSTANT_ELEMENTS:
         raise NotExpressible("a convolution of very many channels")
@@ -145,7 +179,12 @@ def _conv(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     total = Fact(evaluation.algebra.multiply(mean.poly, constant(count)), mean.dims)
     last = Fact(total.poly, (total.dims[0], *total.dims[2:], total.dims[1]))
     mixed = _by_blocks(evaluation, last, matrix)
+    if has_input(node, 2):
+        mixed = binary(evaluation, mixed, operand(evaluation, node, 2, depth), evaluation.algebra.add)
     return Fact(mixed.poly, (mixed.dims[0], mixed.dims[-1], *mixed.dims[1:-1]))
 
 
-TABLE: dict[str, TransferFunction] = {"MatMul": _matmul, "Einsum": _einsum, "Conv": _conv}
+TABLE: dict[str, TransferFunction] = {"MatMul": _matmul, "Gemm": _gemm, "Einsum": _einsum, "Conv": _conv}
+
+CONTRIB_TABLE: dict[str, TransferFunction] = {"FusedMatMul": _fused_matmul}
+"""Of the com.microsoft domain."""
