@@ -50,6 +50,18 @@ MAX_TERMS = 64
 """No spelling of GroupNorm comes near; a longer sum is some other computation, not worth following."""
 
 
+def _is_positive_count(p: Poly) -> bool:
+    """Whether a sum of sizes and numbers is above 0 whatever the sizes are; of an x without elements no value matters."""
+    least = 0.0
+    for monomial, coefficient in p.items():
+        number = coefficient.scalar()
+        counts = all(isinstance(f, Symbol) and e > 0 for f, e in monomial)
+        if number is None or not counts or (monomial and number < 0):
+            return False
+        least += number
+    return least > 0
+
+
 class Algebra:
     """Polynomials over one x; holds the table of roots.
 
@@ -85,11 +97,32 @@ class Algebra:
     def multiply(self, p: Poly, q: Poly) -> Poly:
         if len(p) * len(q) > MAX_TERMS * 4:
             raise NotExpressible("the expression grows beyond what a normalisation needs")
+        for a, b in ((p, q), (q, p)):
+            cancelled = self._cancelled(a, b)
+            if cancelled is not None:
+                return cancelled
         out: Poly = {}
         for a, u in p.items():
             for b, v in q.items():
                 out = self.add(out, self._reduced(monomial_product(a, b), u * v))
         return out
+
+    def _cancelled(self, p: Poly, q: Poly) -> Poly | None:
+        """`p * q` where q is a multiple of what every term of p is divided by: n - 1, for a correction by (n - 1) / n."""
+        if len(q) < 2 or not p:
+            return None
+        divisors = [{f.index for f, e in monomial if isinstance(f, Root) and e <= -2} for monomial in p]
+        for index in set.intersection(*divisors):
+            divisor = self.roots[index]
+            if len(divisor) != len(q) or not _is_positive_count(divisor):
+                continue
+            first, one = next(iter(divisor.items()))
+            for monomial, coefficient in q.items():
+                over = frozenset((f, -e) for f, e in first)
+                multiple = {monomial_product(monomial, over): Coefficient(coefficient.array / one.array, coefficient.atoms)}
+                if not self.add(self.multiply(divisor, multiple), q, -1.0):
+                    return self.multiply(self.multiply(p, of_factor(Root(index), 2)), multiple)
+        return None
 
     def _reduced(self, monomial: Monomial, coefficient: Coefficient) -> Poly:
         """One term with `root^2 -> its polynomial` applied, where that is not negative (else the root is NaN)."""

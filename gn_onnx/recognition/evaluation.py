@@ -39,6 +39,7 @@ _THROUGH = {
 }
 """Operators that are looked through even when their result has the size of an activation."""
 
+_MAX_SUMS = 4
 _MAX_COUNTS = 512
 _MAX_LOOKED_AT = 512
 
@@ -216,8 +217,15 @@ class Evaluation:
         count = self.count(value)
         return self._opaque(value) if count is None else count
 
-    def count(self, value: ir.Value) -> Fact | None:
+    def count(self, value: ir.Value, depth: int = 0) -> Fact | None:
         """The fact of one number that was computed from sizes, whatever its type; None for anything else."""
+        node = value.producer()
+        sum_of = ("Add", "Sub") if depth < _MAX_SUMS and self.view.is_of_sizes(value) else ()
+        if node is not None and node.domain in STANDARD_DOMAINS and node.op_type in sum_of:  # n - 1
+            a, b = (None if v is None else self.count(v, depth + 1) for v in node.inputs)
+            if a is not None and b is not None:
+                sign = 1.0 if node.op_type == "Add" else -1.0
+                return Fact(self.algebra.add(a.poly, b.poly, sign), max(a.dims, b.dims, key=len))
         sizes = self.integers(value)
         if sizes is None or sizes.size != 1 or not isinstance(sizes.ravel()[0], Size) or integers.is_rounded(self, value):
             return None
