@@ -47,6 +47,10 @@ struct ChannelsFirstPlan {
   std::int64_t window = 0;  // groups whose chunks are handed out together; 0 when a task does a whole group
 };
 
+// While a group is written the next one is fetched, where a core's cache holds both.
+inline constexpr std::int64_t kMostAhead = std::int64_t{1} << 17;  // elements
+inline constexpr std::int64_t kNothingAhead = 0;
+
 template <typename T>
 class ChannelsFirst {
  public:
@@ -80,7 +84,8 @@ class ChannelsFirst {
     for (std::int64_t group = begin; group < end; ++group) {
       Moments total;
       for (std::int64_t c = 0; c < plan_.chunks; ++c) total = combine(total, moments_of_chunk(group, c));
-      write(writer, group, normaliser<W>(total, problem_.epsilon), 0, plan_.size);
+      write(writer, group, normaliser<W>(total, problem_.epsilon), 0, plan_.size,
+            plan_.size <= kMostAhead ? plan_.size : kNothingAhead);
     }
   }
 
@@ -96,7 +101,9 @@ class ChannelsFirst {
       for (std::int64_t i = 0; i < count; ++i) {
         normalisers[i] = normaliser<W>(looks[i]->moments(), problem_.epsilon);
       }
-      for (std::int64_t i = 0; i < count; ++i) write(writer, begin + i, normalisers[i], 0, plan_.size);
+      for (std::int64_t i = 0; i < count; ++i) {
+        write(writer, begin + i, normalisers[i], 0, plan_.size, together * plan_.size);
+      }
     }
   }
 
@@ -114,7 +121,7 @@ class ChannelsFirst {
     for_each(parallel, groups * chunks, kChunkElements, [&](std::int64_t i) {
       const std::int64_t group = groups - 1 - i / chunks;
       const std::int64_t chunk = chunks - 1 - i % chunks;
-      write(writer, first + group, normalisers[group], chunk_begin(chunk), chunk_end(chunk));
+      write(writer, first + group, normalisers[group], chunk_begin(chunk), chunk_end(chunk), kNothingAhead);
     });
   }
 
@@ -128,24 +135,24 @@ class ChannelsFirst {
 
   // Elements [begin, end) of a group.
   void write(const RowWriter<T>& writer, std::int64_t group, const Normaliser& normal, std::int64_t begin,
-             std::int64_t end) const {
+             std::int64_t end, std::int64_t ahead) const {
     const std::int64_t first_channel = group % problem_.num_groups * plan_.depth;
     const T* x = x_ + group * plan_.size;
     T* y = y_ + group * plan_.size;
     if (problem_.spatial == 1) {
       write_channels(writer, x, y, first_channel, normal, begin, end);
     } else {
-      write_rows(writer, x, y, first_channel, normal, begin, end);
+      write_rows(writer, x, y, first_channel, normal, begin, end, ahead);
     }
     if (writer.streams) end_of_stream();
   }
 
   void write_rows(const RowWriter<T>& writer, const T* x, T* y, std::int64_t first_channel, const Normaliser& normal,
-                  std::int64_t begin, std::int64_t end) const {
+                  std::int64_t begin, std::int64_t end, std::int64_t ahead) const {
     ChannelParameters<W> parameters;
     const auto rows_of = [&](std::int64_t channel, std::int64_t rows, std::int64_t count) {
       parameters.set(0, rows, normal, scale_ + channel, bias_ + channel, writer.gain);
-      writer.rows(x + begin, y + begin, rows, count, parameters, writer.alpha);
+      writer.rows(x + begin, y + begin, rows, count, parameters, writer.alpha, ahead);
       begin += rows * count;
     };
     if (begin == 0 && end == plan_.size) {

@@ -84,8 +84,9 @@ template <typename T>
 struct RowWriter {
   using W = Wide<T>;
   // `rows` rows of `count` elements, one after the other, each of a channel of its own.
-  void (*rows)(const T* x, T* y, std::int64_t rows, std::int64_t count, const ChannelParameters<W>& parameters,
-               W alpha);
+  // While they are written, what lies `ahead` elements behind is fetched.
+  void (*rows)(const T* x, T* y, std::int64_t rows, std::int64_t count, const ChannelParameters<W>& parameters, W alpha,
+               std::int64_t ahead);
   // `rows` rows, `stride` elements apart, of `width` channels.
   void (*channels)(const T* x, T* y, std::int64_t rows, std::int64_t stride, std::int64_t width,
                    const ChannelParameters<W>& parameters, W alpha);
@@ -106,8 +107,8 @@ inline std::int64_t elements_to_boundary(const T* y) {
 
 // A row of at least one vector. The last vector overlaps the one before it; with kAligned the first blocks overlap too,
 // so that the others cross no boundary.
-template <typename T, bool kStream, bool kAligned, typename Result>
-GN_INLINE void write_row(const T* x, T* y, std::int64_t count, const Result& result) {
+template <typename T, bool kStream, bool kAhead, bool kAligned, typename Result>
+GN_INLINE void write_row(const T* x, T* y, std::int64_t count, std::int64_t ahead, const Result& result) {
   using W = Wide<T>;
   const auto result_at = [&](const T* p) {
     Block<T> block = load_block(p);
@@ -124,15 +125,20 @@ GN_INLINE void write_row(const T* x, T* y, std::int64_t count, const Result& res
     store_block(y + begin, next);
     i = begin + kBlock<T>;
   }
-  for (; i < count - kBlock<T>; i += kBlock<T>) store_block<kStream && kAligned>(y + i, result_at(x + i));
+  for (; i < count - kBlock<T>; i += kBlock<T>) {
+    if constexpr (kAhead && kAligned) prefetch(x + i, ahead);
+    store_block<kStream && kAligned>(y + i, result_at(x + i));
+  }
   if (i < last) store(y + i, result(load(x + i)));
   store(y + last, tail);
 }
 
 template <typename T, Activation kActivation, bool kStream>
 void write_rows(const T* x, T* y, std::int64_t rows, std::int64_t count, const ChannelParameters<Wide<T>>& parameters,
-                Wide<T> alpha) {
+                Wide<T> alpha, std::int64_t ahead) {
   using W = Wide<T>;
+  // Where writing leaves memory idle: past the caches it waits for stores, with an exponential for the arithmetic.
+  constexpr bool kAhead = kStream || kActivation == Activation::kSilu;
   constexpr std::int64_t kLongRow = 8 * kWidth<W>;  // stores that cross no boundary are worth two more of them
   const auto for_rows = [&](const auto& write) {
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -148,9 +154,13 @@ void write_rows(const T* x, T* y, std::int64_t rows, std::int64_t count, const C
       store_partial(to, result(load_partial(from, count, W{0})), count);
     });
   } else if (count < kLongRow) {
-    for_rows([&](const T* from, T* to, const auto& result) { write_row<T, kStream, false>(from, to, count, result); });
+    for_rows([&](const T* from, T* to, const auto& result) {
+      write_row<T, kStream, kAhead, false>(from, to, count, ahead, result);
+    });
   } else {
-    for_rows([&](const T* from, T* to, const auto& result) { write_row<T, kStream, true>(from, to, count, result); });
+    for_rows([&](const T* from, T* to, const auto& result) {
+      write_row<T, kStream, kAhead, true>(from, to, count, ahead, result);
+    });
   }
 }
 

@@ -259,6 +259,13 @@ GN_INLINE void store_block(T* p, const Block<T>& block) {
   }
 }
 
+// Asks for what lies `ahead` elements behind p in the second cache; it need not exist.
+template <typename T>
+GN_INLINE void prefetch(const T* p, std::int64_t ahead) {
+  const auto address = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(ahead) * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+}
+
 // Stores past the cache become visible in order again.
 inline void end_of_stream() {
 #if defined(__x86_64__)
