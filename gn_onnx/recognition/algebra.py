@@ -97,8 +97,8 @@ class Algebra:
     def multiply(self, p: Poly, q: Poly) -> Poly:
         if len(p) * len(q) > MAX_TERMS * 4:
             raise NotExpressible("the expression grows beyond what a normalisation needs")
-        for a, b in ((p, q), (q, p)):
-            cancelled = self._cancelled(a, b)
+        for one, other in ((p, q), (q, p)):
+            cancelled = self._cancelled(one, other)
             if cancelled is not None:
                 return cancelled
         out: Poly = {}

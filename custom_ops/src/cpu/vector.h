@@ -38,7 +38,7 @@ inline constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(W));
 template <typename W>
 struct VectorOf {
   typedef W Type __attribute__((vector_size(kVectorBytes)));
-  using Bits = std::conditional_t<sizeof(W) == 8, std::int64_t, std::int32_t>;
+  using Bits = std::conditional_t<sizeof(W) == 8, std::uint64_t, std::uint32_t>;  // they wrap around
   typedef Bits BitsType __attribute__((vector_size(kVectorBytes)));
 };
 template <typename W>
