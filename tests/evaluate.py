@@ -230,6 +230,8 @@ def _split(call: Call, x: Array, sizes: Array | None = None) -> tuple[Array, ...
     axis = call.get("axis", 0)
     sizes = call.get("split") if sizes is None else sizes
     if sizes is None:
+        if call.opset < 18 and x.shape[axis] % call.outputs:
+            raise ValueError("Split: before opset 18 the parts are equal")
         part = -(-x.shape[axis] // call.outputs)
         sizes = [part] * (call.outputs - 1) + [x.shape[axis] - part * (call.outputs - 1)]
     if sum(int(s) for s in sizes) != x.shape[axis] or len(sizes) != call.outputs:

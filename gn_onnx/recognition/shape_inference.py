@@ -121,6 +121,7 @@ def infer(model: ir.Model, folded: Folded, shaped: Shaped) -> dict[ir.Graph, Kno
 
 _FOLLOWS_SHAPES = 14
 _MAX_ROUNDS = 4
+_FEW_NUMBERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
 _AXES_INPUT = {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "split"}
 _STAND_IN = {
     ("com.microsoft.nchwc", "Conv"): "Conv",
@@ -186,6 +187,18 @@ def _as_opset_14(proto: onnx.ModelProto) -> None:
             node.attribute.remove(attribute)
 
 
+def _cast(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The Cast, and behind one to a type that holds few numbers what inference carries no sizes through."""
+    to = next((a.i for a in node.attribute if a.name == "to"), 0)
+    between = ["Not", "Not"] if to == onnx.TensorProto.BOOL else ["Abs"] if to in _FEW_NUMBERS else []
+    names = [*(f"{node.output[0]}/whole{i}" for i in range(len(between))), node.output[0]]
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.output[0] = names[0]
+    steps = zip(between, names[:-1], names[1:], strict=True)
+    return [copy, *(onnx.helper.make_node(op, [source], [target]) for op, source, target in steps)]
+
+
 def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The node, or standard ones with the same shapes for an operator that ONNX's inference does not know."""
     if (node.domain, node.op_type) == ("com.microsoft.nchwc", "ReorderOutput"):
@@ -198,6 +211,8 @@ def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         return [*constants, onnx.helper.make_node("Slice", [node.input[0], *(f"{name}{i}" for i in range(3))], [out])]
     if node.domain == "com.microsoft" and node.op_type in ("QLinearAdd", "QLinearMul"):
         return [onnx.helper.make_node("Add", [node.input[0], node.input[3]], list(node.output))]
+    if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
+        return _cast(node)
     standard = _STAND_IN.get((node.domain, node.op_type))
     if standard is None:
         return [node]
