@@ -22,6 +22,10 @@ _MAX_ROUNDS = 4
 """One chunk behind another needs another round."""
 
 
+_MOST = 1 << 63
+"""A file holds a dimension in 64 bits."""
+
+
 class _Arithmetic:
     """Shape arithmetic by the shapes that the view knows (an `integers.Context`)."""
 
@@ -107,8 +111,11 @@ def _reshaped(arithmetic: _Arithmetic, known: Mapping[ir.Value, Dimensions]) -> 
         except LayoutError:  # for the walk to explain, if it gets here
             continue
         now = view.shape(output) or ()
-        if any(size.static is not None and (i >= len(now) or now[i].static is None) for i, size in enumerate(sizes)):
-            found[output] = tuple(size.static for size in sizes)
+        dimensions = tuple(size.static for size in sizes)
+        if any(size is not None and not 0 <= size < _MOST for size in dimensions):
+            continue  # no Reshape that could run
+        if any(size is not None and (i >= len(now) or now[i].static is None) for i, size in enumerate(dimensions)):
+            found[output] = dimensions
     return found
 
 
