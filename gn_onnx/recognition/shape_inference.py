@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
 
 import numpy as np
 import onnx
@@ -67,15 +67,15 @@ def infer_function(model: ir.Model, function: ir.Function, inputs: list[Inferred
     for domain, version in function.opset_imports.items():
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
     proto.graph.name = function.name
-    for node in function:
-        proto.graph.node.extend(_stand_in(ir.serde.serialize_node(node)))
+    proto.graph.node.extend(ir.serde.serialize_node(node) for node in function)
+    _put_stand_ins(proto.graph.node)
     for parameter, known in zip(function.inputs, inputs, strict=True):
         info = onnx.ValueInfoProto(name=parameter.name or "")
         if known is not None and known.dtype != ir.DataType.UNDEFINED:
             info = onnx.helper.make_tensor_value_info(info.name, known.dtype.value, _dims(known))
         proto.graph.input.append(info)
     proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in function.outputs)
-    proto.functions.extend(ir.serde.serialize_function(f) for f in model.functions.values() if f is not function)
+    proto.functions.extend(_functions(f for f in model.functions.values() if f is not function))
     return _by_graph(_inferred(proto), function.graph)
 
 
@@ -187,10 +187,25 @@ def _as_opset_14(proto: onnx.ModelProto) -> None:
             node.attribute.remove(attribute)
 
 
+def _put_stand_ins(nodes: MutableSequence[onnx.NodeProto]) -> None:
+    """Every node as `_stand_in` has it, in the graphs inside nodes too."""
+    steps: list[list[onnx.NodeProto]] = []
+    for node in nodes:
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _put_stand_ins(body.node)
+        steps.append(_stand_in(node))
+    if any(step[0] is not node for step, node in zip(steps, nodes, strict=True)):
+        del nodes[:]
+        nodes.extend(node for step in steps for node in step)
+
+
 def _cast(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The Cast, and behind one to a type that holds few numbers what inference carries no sizes through."""
     to = next((a.i for a in node.attribute if a.name == "to"), 0)
     between = ["Not", "Not"] if to == onnx.TensorProto.BOOL else ["Abs"] if to in _FEW_NUMBERS else []
+    if not between:
+        return [node]
     names = [*(f"{node.output[0]}/whole{i}" for i in range(len(between))), node.output[0]]
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
@@ -230,8 +245,8 @@ def _skeleton(model: ir.Model, folded: Folded, shaped: Shaped) -> onnx.ModelProt
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
     proto.graph.name = model.graph.name or "graph"
     proto.graph.value_info.extend(_annotations(model.graph))
-    for node in model.graph:
-        proto.graph.node.extend(_stand_in(_with_knowledge(node, folded, shaped, proto.graph)))
+    proto.graph.node.extend(_with_knowledge(node, folded, shaped, proto.graph) for node in model.graph)
+    _put_stand_ins(proto.graph.node)
     proto.graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in model.graph.outputs)
     inputs = {value.name for value in model.graph.inputs}
@@ -248,8 +263,15 @@ def _skeleton(model: ir.Model, folded: Folded, shaped: Shaped) -> onnx.ModelProt
             )
             proto.graph.input.append(info)
     _without_identities(proto.graph)
-    proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())
+    proto.functions.extend(_functions(model.functions.values()))
     return proto
+
+
+def _functions(functions: Iterable[ir.Function]) -> Iterator[onnx.FunctionProto]:
+    for function in functions:
+        proto = ir.serde.serialize_function(function)
+        _put_stand_ins(proto.node)
+        yield proto
 
 
 def _with_knowledge(node: ir.Node, folded: Folded, shaped: Shaped, graph: onnx.GraphProto) -> onnx.NodeProto:
