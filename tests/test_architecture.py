@@ -30,6 +30,7 @@ RECOGNISER = (
     ("recognition.matching",),
     (
         "recognition.transfer.reductions",
+        "recognition.transfer.choices",
         "recognition.transfer.elementwise",
         "recognition.transfer.moving",
         "recognition.transfer.calls",

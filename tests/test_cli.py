@@ -98,7 +98,7 @@ def test_inputs_with_a_default_become_constants_when_asked(
     assert np.allclose(want, got, rtol=0, atol=1e-6)
 
 
-def test_inputs_with_a_default_stay_where_nothing_is_fused(tmp_path: pathlib.Path) -> None:
+def test_inputs_with_a_default_stay_where_nothing_is_fused() -> None:
     model = without_group_norm()
     model.graph.input.extend([onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [1])])
     model.graph.initializer.extend([onnx.numpy_helper.from_array(np.ones(1, np.float32), "w")])

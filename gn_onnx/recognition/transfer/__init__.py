@@ -1,8 +1,8 @@
 """Transfer functions: what one operator does to a fact, a few lines each.
 
 To teach the recogniser a new operator, write its function in the file of its kind and add a line to that file's
-table: `elementwise` (arithmetic), `moving` (layout only), `slices` (parts of an
-axis and back), `reductions`, `contractions` (products that are summed), `normalisations` (one node that normalises).
+table: `elementwise` (arithmetic), `choices` (one operand of two), `moving` (layout only), `slices` (parts of an axis and
+back), `reductions`, `contractions` (products that are summed), `normalisations` (one node that normalises).
 """
 
 from __future__ import annotations
@@ -13,11 +13,21 @@ from gn_onnx.group_norm import DOMAIN
 from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import Moment, NotExpressible, Root, X
-from gn_onnx.recognition.transfer import calls, contractions, elementwise, moving, normalisations, reductions, slices
+from gn_onnx.recognition.transfer import (
+    calls,
+    choices,
+    contractions,
+    elementwise,
+    moving,
+    normalisations,
+    reductions,
+    slices,
+)
 from gn_onnx.recognition.transfer.common import TransferFunction
 
 TRANSFER: dict[str, TransferFunction] = {
     **elementwise.TABLE,
+    **choices.TABLE,
     **moving.TABLE,
     **slices.TABLE,
     **reductions.TABLE,
