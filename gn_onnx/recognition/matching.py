@@ -113,7 +113,7 @@ def _split(algebra: Algebra, poly: Poly) -> _Parts:
         raise Mismatch("x is not normalised" if not linear else "two normalisations of x are added")
     ((index, scale),) = linear.items()
     if not shift:
-        raise Mismatch("the mean is not subtracted: an RMS normalisation")
+        raise Mismatch("the mean is not subtracted: an RMS normalisation", uncentred=True)
     if len(shift) != 1 or next(iter(shift))[0] != index:
         raise Mismatch("several different means are subtracted")
     (((_, atoms), shifted),) = shift.items()

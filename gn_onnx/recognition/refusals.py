@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from gn_onnx.group_norm import Rejection
 from gn_onnx.recognition.evaluation import Fact
+from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Root, Tensor
+from gn_onnx.recognition.roots import LAYOUT_ONLY, MEANS
 from gn_onnx.recognition.sites import QUANTISED_INSIDE
 from gn_onnx.recognition.walk import Walk, producer
 
@@ -81,7 +83,8 @@ def _refusals(walk: Walk) -> list[Refusal]:
         if _reads_quantised(walk, evaluation.facts[value]):
             found = rejection(producer(value), QUANTISED_INSIDE, reached)
         elif broken is None:
-            found = rejection(producer(_first_at(walk, value)), str(walk.mismatches[value]), reached)
+            reason = _other_mean_than_own(walk) if walk.mismatches[value].uncentred else None
+            found = rejection(producer(_first_at(walk, value)), reason or str(walk.mismatches[value]), reached)
         else:
             found = rejection(producer(broken), evaluation.broken[broken], reached)
         return [Refusal(IN_OWN_LAYOUT if own else NORMALISED, found, nodes)]
@@ -104,6 +107,35 @@ def _refusals(walk: Walk) -> list[Refusal]:
         if rooted:
             return [Refusal(ROOT_TAKEN, rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
     return []
+
+
+def _other_mean_than_own(walk: Walk) -> str | None:
+    """Where what was divided is a deviation already, but not from its own mean: from whose."""
+    node = walk.evaluation.root.producer()
+    if node is None or node.domain not in STANDARD_DOMAINS or node.op_type != "Sub":
+        return None
+    minuend, mean = (_before_moves(v) for v in node.inputs)
+    reduction = mean[-1].producer() if mean else None
+    if not minuend or reduction is None or reduction.op_type not in MEANS:
+        return None
+    averaged = _before_moves(reduction.inputs[0])
+    if not averaged or averaged[-1] is not minuend[-1]:
+        return "the mean that is subtracted is that of another tensor"
+    exact, types = walk.view.dtype(averaged[0]), [walk.view.dtype(v) for v in minuend]
+    rounded = next((t for t in types if t is not None and exact is not None and t.itemsize < exact.itemsize), None)
+    return None if rounded is None else f"the mean is that of x before it was rounded to {rounded.name}: cast x first"
+
+
+def _before_moves(value: ir.Value | None) -> list[ir.Value]:
+    """A value and those that it was cast or moved from, one by one."""
+    found: list[ir.Value] = []
+    while value is not None:
+        found.append(value)
+        node = value.producer()
+        if node is None or node.domain not in STANDARD_DOMAINS or node.op_type not in LAYOUT_ONLY:
+            break
+        value = node.inputs[0]
+    return found
 
 
 def _first_at(walk: Walk, value: ir.Value) -> ir.Value:

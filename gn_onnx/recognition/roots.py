@@ -11,13 +11,11 @@ import onnx_ir as ir
 from gn_onnx.group_norm import DOMAIN
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS, ModelView
 
-STATISTICS = {
-    "ReduceMean",
+MEANS = {"ReduceMean", "GlobalAveragePool", "AveragePool"}
+STATISTICS = MEANS | {
     "ReduceSum",
     "ReduceSumSquare",
     "ReduceL2",
-    "GlobalAveragePool",
-    "AveragePool",
     "InstanceNormalization",
     "LayerNormalization",
     "BatchNormalization",
@@ -28,7 +26,7 @@ _CONTRACTIONS = {"MatMul", "Gemm", "Conv", "Einsum"}
 """They take a mean where one operand is a matrix of ones and zeros, or 1/n and zeros; an Einsum may have one operand."""
 _CONTRIB_CONTRACTIONS = {"FusedMatMul"}
 
-_LAYOUT_ONLY = {
+LAYOUT_ONLY = {
     "Reshape",
     "Transpose",
     "Squeeze",
@@ -90,7 +88,7 @@ def _sums_up(view: ModelView, node: ir.Node) -> bool:
 def _is_uniform(view: ModelView, value: ir.Value | None) -> bool:
     """Whether a tensor holds one number beside zeros, as far as its first elements tell (weights never do)."""
     node = None if value is None else value.producer()
-    while node is not None and node.domain in STANDARD_DOMAINS and node.op_type in _LAYOUT_ONLY:
+    while node is not None and node.domain in STANDARD_DOMAINS and node.op_type in LAYOUT_ONLY:
         value = node.inputs[0]
         node = None if value is None else value.producer()
     if value is None or (node is not None and node.op_type == "ConstantOfShape"):
@@ -142,7 +140,7 @@ def _step_back(view: ModelView, value: ir.Value, seed: ir.Node) -> tuple[ir.Node
     node = value.producer()
     if node is None or node.graph is not seed.graph or node.domain not in STANDARD_DOMAINS:
         return None
-    if node.op_type in _LAYOUT_ONLY:
+    if node.op_type in LAYOUT_ONLY:
         source = node.inputs[0]
     elif node.op_type in _ARITHMETIC:
         varying = {v for v in node.inputs if v is not None and not view.is_fixed(v)}

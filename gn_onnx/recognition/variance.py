@@ -34,12 +34,14 @@ class Mismatch(Exception):  # noqa: N818 - an answer, not an error
     Attributes:
         elsewhere: The scale lies along axes that are not x's channels: what looks like the core is another
             normalisation (LayerNorm, or groups of rows), not a GroupNorm with something behind it.
+        uncentred: The mean is not subtracted, as far as the expression in x tells.
         at: The first expression that is not as it should be; None where that is the value's own.
     """
 
-    def __init__(self, reason: str, *, elsewhere: bool = False, at: Poly | None = None) -> None:
+    def __init__(self, reason: str, *, elsewhere: bool = False, uncentred: bool = False, at: Poly | None = None) -> None:
         super().__init__(reason)
         self.elsewhere = elsewhere
+        self.uncentred = uncentred
         self.at = at
 
 
@@ -91,7 +93,8 @@ def _atoms(algebra: Algebra, poly: Poly, index: int) -> frozenset[Atom]:
     ((square, moment),) = squares.items()
     mean_square: Monomial = frozenset({(Moment(1, moment.atoms), 2)})
     if set(poly) == {square}:
-        raise Mismatch("the mean is not subtracted in the variance: an RMS or filter response normalisation", at=poly)
+        reason = "the mean is not subtracted in the variance: an RMS or filter response normalisation"
+        raise Mismatch(reason, uncentred=True, at=poly)
     if set(poly) != {square, mean_square}:
         if any(isinstance(f, Tensor) for m in poly for f, _ in m):
             raise Mismatch("the variance involves another tensor")

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.recognition.evaluation import Evaluation, Fact
-from gn_onnx.recognition.layout import Dim, Dims, dim_size, free_dim, regroup, resolve_target
+from gn_onnx.recognition.layout import Bind, Dim, Dims, dim_size, free_dim, regroup, resolve_target
 from gn_onnx.recognition.polynomials import NotExpressible, renamed
-from gn_onnx.recognition.sizes import ONE, Size
+from gn_onnx.recognition.sizes import ONE, Size, product
 from gn_onnx.recognition.transfer.common import TransferFunction, axes, int_attribute, ints_attribute, operand, target_shape
 
 
@@ -22,7 +22,27 @@ def _reshape(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     old = ints_attribute(evaluation, node, "shape")  # opset 1 to 4
     target = target_shape(evaluation, node) if old is None else [Size.of(v) for v in old]
     allow_zero = bool(int_attribute(evaluation, node, "allowzero", 0))
-    return reshaped(fact, resolve_target(fact.dims, target, allow_zero=allow_zero))
+    sizes = resolve_target(fact.dims, target, allow_zero=allow_zero)
+    _bind_by_count(evaluation, fact.dims, sizes)
+    return reshaped(fact, sizes)
+
+
+def _bind_by_count(evaluation: Evaluation, dims: Dims, target: list[Size]) -> None:
+    """A Reshape keeps the number of elements, or fails: that tells a size of x that inference gave a name of its own.
+
+    Raises:
+        Bind: When it does.
+    """
+    quotient = product(dim_size(dim) for dim in dims) / product(target)
+    own = {name for atom in evaluation.algebra.x_atoms for name, _ in atom.size.symbols}
+    unknown = [(name, exponent) for name, exponent in quotient.symbols if name in own]
+    if len(unknown) != 1 or abs(unknown[0][1]) != 1:
+        return
+    ((name, exponent),) = unknown
+    rest = quotient / Size(1, ((name, exponent),))
+    size = ONE / rest if exponent == 1 else rest
+    if size.is_whole and not size.is_fraction:
+        raise Bind(name, size)
 
 
 def _flatten(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
