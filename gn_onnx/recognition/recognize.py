@@ -15,8 +15,8 @@ from gn_onnx.recognition.followed_shapes import follow_shapes
 from gn_onnx.recognition.model_view import ModelView
 from gn_onnx.recognition.polynomials import NotExpressible
 from gn_onnx.recognition.refusals import IN_OWN_LAYOUT, ROOT_TAKEN, Refusal, refusals, rejection
-from gn_onnx.recognition.roots import find_seeds
-from gn_onnx.recognition.sites import ALREADY_ONE_NODE, Site, find_sites, is_settled
+from gn_onnx.recognition.roots import Seed, find_seeds
+from gn_onnx.recognition.sites import ALREADY_ONE_NODE, OF_WEIGHTS, Site, find_sites, find_views, is_settled, site_of_view
 from gn_onnx.recognition.walk import Walk, is_floating, producer, walk_from
 
 _MAX_KEPT_WALKS = 16
@@ -73,6 +73,7 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
     explained: set[ir.Node] = set()
     refused: dict[ir.Node, Rejection] = {}
     walks: dict[ir.Value, Walk] = {}
+    views: dict[ir.Value, Walk] = {}  # GroupNorms in another shape than their x, if another one goes on from them
 
     def take(site: Site) -> None:
         covered.update(site.nodes)
@@ -82,6 +83,9 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
 
     for seed in find_seeds(view, container):
         if seed.node in covered:
+            continue
+        if seed.of_weights:
+            refused.update(_standardised_weights(view, seed))
             continue
         refused_here: list[Refusal] = []
         farther: list[Walk] = []  # from where x is normalised in its own layout, but not as a GroupNorm
@@ -113,16 +117,19 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
                     postponed.append(site)
                     continue
                 take(site)
-                if site.left_alone:
+                if site.left_alone is not None:
                     # Of a view, what became of the x that it is a view of says more.
                     viewed = max(refused_here, key=lambda r: r.progress, default=None)
-                    own = unreadable or rejection(producer(site.group_norm.output), site.left_alone)
-                    refused[seed.node] = viewed.rejection if viewed is not None and viewed.progress else own
+                    if viewed is not None and viewed.progress >= (ROOT_TAKEN if site.left_alone else IN_OWN_LAYOUT):
+                        refused[seed.node] = viewed.rejection
+                    elif site.left_alone or (unreadable is not None and _is_reshaped(site.group_norm.output)):
+                        refused[seed.node] = unreadable or rejection(producer(site.group_norm.output), site.left_alone)
             if seed.node in covered:
                 break
             cut = next((reason for node, reason in walk.broken if node is path[0] and node.op_type == "Reshape"), None)
             if cut is not None:
                 unreadable = rejection(path[0], f"this view does not keep samples and channels apart: {cut}")
+            views.update(dict.fromkeys(find_views(walk), walk))
             refused_here.extend(of_walk := refusals(walk))
             farther.extend(walk for refusal in of_walk if refusal.progress == IN_OWN_LAYOUT)
             if is_settled(walk) and not postponed:
@@ -133,14 +140,37 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
         best = max(refused_here, key=lambda r: r.progress, default=None)
         if seed.node in covered or best is None or seed.node in explained:
             continue
-        one_node = seed.node.op_type in ALREADY_ONE_NODE and best.rejection.node == (seed.node.name or "")
+        one_node = seed.node.op_type in ALREADY_ONE_NODE and best.rejection.value == (seed.node.outputs[0].name or "")
         if not one_node or best.progress == ROOT_TAKEN:
             refused[seed.node] = best.rejection
         explained |= best.nodes
+    for x in [found.x for found in sites.values()]:
+        while (walk := views.pop(x, None)) is not None and x not in sites:
+            take(first := site_of_view(walk, x))
+            refused = {node: why for node, why in refused.items() if node not in first.nodes}
+            x = first.group_norm.x
     order = view.position
     ordered = sorted(sites.values(), key=lambda s: order[producer(s.output)])
     replaced = {node for site in ordered for node in (producer(site.output),)}
     return ordered, _distinct(r for node, r in refused.items() if node not in replaced)
+
+
+def _standardised_weights(view: ModelView, seed: Seed) -> dict[ir.Node, Rejection]:
+    """One rejection where weights are normalised; whether they are as a GroupNorm would makes no difference."""
+    ((weights, path),) = seed.candidates
+    if not is_floating(view, weights):
+        return {}
+    try:
+        walk = walk_from(view, weights, path)
+    except NotExpressible:
+        return {}
+    value = next(iter([*walk.matches, *walk.mismatches]), None)
+    return {} if value is None else {seed.node: rejection(producer(value), OF_WEIGHTS)}
+
+
+def _is_reshaped(value: ir.Value) -> bool:
+    """Whether nothing else becomes of a value: then what was normalised is a view."""
+    return all(node.op_type == "Reshape" for node, _ in value.uses())
 
 
 def _distinct(rejections: Iterable[Rejection]) -> list[Rejection]:

@@ -106,6 +106,12 @@ def _refusals(walk: Walk) -> list[Refusal]:
         rooted = [f for f in facts if any(isinstance(factor, Root | Log) for m in f.poly for factor, _ in m)]
         if rooted:
             return [Refusal(ROOT_TAKEN, rejection(node, reason, evaluation.algebra.show(rooted[0].poly)), nodes)]
+    for value, fact in evaluation.facts.items():
+        graphs = {node.graph for node, _ in value.uses()}
+        if graphs - {value.graph} and any(isinstance(factor, Root) for m in fact.poly for factor, _ in m):
+            reason = "the deviation is used inside of a branch or a loop: normalise outside of it, or take the statistics inside"
+            found = rejection(producer(value), reason, evaluation.algebra.show(fact.poly))
+            return [Refusal(ROOT_TAKEN, found, nodes)]
     return []
 
 

@@ -53,10 +53,12 @@ class Seed:
     Attributes:
         node: The node.
         candidates: (x, nodes from x to `node`), farthest first: the farther, the more of the graph one node replaces.
+        of_weights: What it takes statistics of is the same in every run.
     """
 
     node: ir.Node
     candidates: tuple[tuple[ir.Value, tuple[ir.Node, ...]], ...]
+    of_weights: bool = False
 
 
 def find_seeds(view: ModelView, container: ir.Graph) -> Iterator[Seed]:
@@ -64,7 +66,11 @@ def find_seeds(view: ModelView, container: ir.Graph) -> Iterator[Seed]:
     calls = _functions_with_statistics(view)
     for node in container:
         if node.domain in STANDARD_DOMAINS and node.op_type in STATISTICS:
-            yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
+            value = node.inputs[0]
+            if value is not None and view.is_fixed(value):
+                yield Seed(node, ((value, (node,)),), of_weights=True)
+            else:
+                yield Seed(node, tuple(_candidates(view, node, node.inputs[:1])))
         elif _is_contraction(node) and _sums_up(view, node):
             yield Seed(node, tuple(_candidates(view, node, dict.fromkeys(node.inputs))))
         elif node.domain == "com.microsoft" and node.op_type in CONTRIB_STATISTICS:
@@ -124,7 +130,7 @@ def _candidates(
 ) -> Iterator[tuple[ir.Value, tuple[ir.Node, ...]]]:
     for value in inputs:
         if value is None or view.is_fixed(value):
-            continue  # weights that are standardised are no activations
+            continue  # constants, which no activation's statistics are taken of
         chain: list[tuple[ir.Value, tuple[ir.Node, ...]]] = [(value, (seed,))]
         for _ in range(_MAX_STEPS):
             step = _step_back(view, chain[-1][0], seed)

@@ -14,12 +14,13 @@ from gn_onnx.group_norm import GroupNorm
 from gn_onnx.recognition.evaluation import same_values
 from gn_onnx.recognition.layout import dim_size
 from gn_onnx.recognition.matching import Match
+from gn_onnx.recognition.roots import STATISTICS
 from gn_onnx.recognition.walk import Walk, producer
 
 _NATIVE = {"GroupNormalization", "GroupNorm"}
 ALREADY_ONE_NODE = {"InstanceNormalization", "LayerNormalization"}
 
-
+OF_WEIGHTS = "weights are standardised here, not activations"
 QUANTISED_INSIDE = "values inside of the GroupNorm are quantised: fuse before quantising, or exclude its nodes from it"
 
 
@@ -47,7 +48,9 @@ def find_sites(walk: Walk, *, only: bool) -> list[Site]:
             continue
         current = value
         for later in answers:
-            if order[producer(later)] > order[producer(current)] and walk.leads_only_to(current, later):
+            if order[producer(later)] <= order[producer(current)] or _is_normalised_again(walk, current, later):
+                continue
+            if walk.leads_only_to(current, later):
                 current = later
         behind |= walk.descendants(value)
         if not _is_other_normalisation(walk, current):
@@ -55,24 +58,47 @@ def find_sites(walk: Walk, *, only: bool) -> list[Site]:
     return [_site(walk, value) for value in chosen]
 
 
+def find_views(walk: Walk) -> list[ir.Value]:
+    """The GroupNorms of x in another shape that may not be meant as such: they are where another one goes on from them."""
+    return [
+        v for v, answer in walk.matches.items() if _can_be_written(walk, v) and not _is_clear(walk, v, answer, only=False)
+    ]
+
+
+def site_of_view(walk: Walk, value: ir.Value) -> Site:
+    """One of `find_views`."""
+    return _site(walk, value)
+
+
+def _is_normalised_again(walk: Walk, value: ir.Value, later: ir.Value) -> bool:
+    """Whether statistics of the result are taken on the way: that their mean is 0 does not make them part of it."""
+    before = set(walk.nodes_between(value))
+    return any(node.op_type in STATISTICS for node in walk.nodes_between(later) if node not in before)
+
+
 def _usable(walk: Walk, *, only: bool) -> Iterable[ir.Value]:
-    dtype = walk.dtypes[walk.evaluation.root]
     for value, answer in walk.matches.items():
-        if walk.dtypes.get(value) != dtype or not _known_outside(walk, answer):
-            continue
-        shape = _x_shape(walk, value)
-        bound = bool(walk.evaluation.bindings)  # a size that was concluded is not written into the model
-        if shape is not None and (bound or shape.count(-1) > 1 or not _is_clear(walk, value, answer, only=only)):
-            continue
-        yield value
+        if _can_be_written(walk, value) and _is_clear(walk, value, answer, only=only):
+            yield value
+
+
+def _can_be_written(walk: Walk, value: ir.Value) -> bool:
+    """Whether the types fit, and all is known that a node needs."""
+    if walk.dtypes.get(value) != walk.dtypes[walk.evaluation.root] or not _known_outside(walk, walk.matches[value]):
+        return False
+    shape = _x_shape(walk, value)
+    bound = bool(walk.evaluation.bindings)  # a size that was concluded is not written into the model
+    return shape is None or not (bound or shape.count(-1) > 1)
 
 
 def _is_clear(walk: Walk, value: ir.Value, answer: Match, *, only: bool) -> bool:
     """Whether a result in another shape than x is a GroupNorm in that shape, not just on the way back to x's own.
 
-    It is where there are groups of channels, or a scale that tells which axis the channels are, or where x is
-    all that is to be seen (a tensor out of a quantised part) and only its last axis is unfolded.
+    It is in x's own shape, and where there are groups of channels, or a scale that tells which axis the channels are, or
+    where x is all that is to be seen (a tensor out of a quantised part) and only its last axis is unfolded.
     """
+    if walk.evaluation.facts[value].dims == walk.evaluation.dims:
+        return True
     if answer.has_affine or answer.num_groups != answer.num_channels:
         return True
     return only and walk.evaluation.facts[value].dims[:2] == walk.evaluation.dims[:2]
@@ -126,8 +152,8 @@ def _site(walk: Walk, value: ir.Value) -> Site:
     if len(nodes) == 1 and nodes[0].op_type in ALREADY_ONE_NODE:
         left_alone = QUANTISED_INSIDE if _is_view_of_quantised(root) else ""
     elif _are_weights(value):
-        left_alone = "weights are standardised here, not activations"
-    elif _is_layer_norm(walk, answer, nodes, rank):
+        left_alone = OF_WEIGHTS
+    elif group_norm.x_shape is None and _is_layer_norm(walk, answer, nodes, rank):
         left_alone = "a LayerNorm: the statistics of each position, over the last axis"
     trivial = answer.num_groups == answer.num_channels and not answer.has_affine
     return Site(group_norm, frozenset(nodes), left_alone, trivial, answer.x_was_multiplied)
