@@ -412,6 +412,22 @@ def _gather(call: Call, x: Array, indices: Array) -> Array:
     return np.take(x, indices, axis=call.get("axis", 0))
 
 
+def _scatter_nd(call: Call, x: Array, indices: Array, updates: Array) -> Array:
+    out = x.copy()
+    where = tuple(np.moveaxis(indices, -1, 0))
+    if call.get("reduction", b"none") in (b"add", "add"):
+        np.add.at(out, where, updates)
+    else:
+        out[where] = updates
+    return out
+
+
+def _scatter_elements(call: Call, x: Array, indices: Array, updates: Array) -> Array:
+    out = x.copy()
+    np.put_along_axis(out, indices, updates, axis=call.get("axis", 0))
+    return out
+
+
 def _constant_of_shape(call: Call, shape: Array) -> Array:
     value = call.get("value")
     fill = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
@@ -560,6 +576,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "QuantizeLinear": _quantize,
     "DequantizeLinear": lambda call, x, step, zero: (x - zero) * step,
     "Resize": _resize,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
     "Sigmoid": _sigmoid,
     "Sign": _plain(np.sign),
     "Size": _plain(lambda x: np.asarray(x.size, np.int64)),

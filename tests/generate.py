@@ -324,8 +324,8 @@ def _slices(g: GraphBuilder, s: _Setting, x: Tensor, parts: _Affine) -> tuple[Te
     outputs = []
     for name in names:
         g.rng.setstate(state)
-        outputs.append(normalised(g, Tensor(name, dims), tuple(range(1, x.rank)), s.epsilon).name)
-    return Tensor(g.node("Concat", *outputs, axis=axis), x.dims), False
+        outputs.append(normalised(g, Tensor(name, dims), tuple(range(1, x.rank)), s.epsilon))
+    return _together(g, x, axis, outputs), False
 
 
 def _picked(g: GraphBuilder, s: _Setting, x: Tensor) -> tuple[Tensor, bool]:
@@ -343,8 +343,30 @@ def _picked(g: GraphBuilder, s: _Setting, x: Tensor) -> tuple[Tensor, bool]:
         position = g.constant(np.asarray(i, np.int64))
         part = Tensor(g.node("Gather", t.name, position, axis=along), dims)
         y = normalised(g, part, tuple(reduced), s.epsilon)
-        outputs.append(g.unsqueeze(y, [along]).name)
-    return g.reshape(Tensor(g.node("Concat", *outputs, axis=along), t.dims), x.dims), False
+        outputs.append(g.unsqueeze(y, [along]))
+    return g.reshape(_together(g, t, along, outputs), x.dims), False
+
+
+def _together(g: GraphBuilder, like: Tensor, axis: int, parts: list[Tensor]) -> Tensor:
+    """Slices of an axis side by side: by a Concat, or written one after another into a tensor of that shape."""
+    if g.opset < 13 or g.sometimes(0.6):
+        return Tensor(g.node("Concat", *(part.name for part in parts), axis=axis), like.dims)
+    shape = g.node("Shape", like.name)
+    whole = like if g.sometimes(0.5) else Tensor(g.node("Expand", g.number(0.0).name, shape), like.dims)
+    front = [axis, *(i for i in range(like.rank) if i != axis)]
+    back = [front.index(i) for i in range(like.rank)]
+    length = parts[0].dims[axis].factor
+    start = 0
+    for part in parts:
+        if length == 1 and g.sometimes(0.5):
+            number = g.node("Expand", g.constant(np.asarray(start, np.int64)), g.node("Shape", part.name))
+            whole = Tensor(g.node("ScatterElements", whole.name, number, part.name, axis=axis), like.dims)
+        else:
+            rows = g.constant(np.arange(start, start + length)[:, None])
+            written = g.node("ScatterND", g.transpose(whole, front).name, rows, g.transpose(part, front).name)
+            whole = g.transpose(Tensor(written, tuple(like.dims[i] for i in front)), back)
+        start += length
+    return whole
 
 
 def _slice(g: GraphBuilder, x: Tensor, axis: int, start: int, end: int) -> str:

@@ -130,10 +130,9 @@ def _other_denominator(algebra: Algebra, root: Poly) -> str:
 
 
 def _other_mean(scale: Poly, shifted: Poly) -> str:
-    if scale.keys() == shifted.keys() and len(scale) == 1:
-        ratio = -next(iter(shifted.values())).array.mean() / next(iter(scale.values())).array.mean()
-        if not any(c.atoms for c in (*scale.values(), *shifted.values())):
-            return "the mean is added" if ratio == -1 else f"{ratio:.6g} times the mean is subtracted, not the mean"
+    if scale.keys() == shifted.keys() and len(scale) == 1 and not any(c.atoms for c in (*scale.values(), *shifted.values())):
+        ratio = -float(next(iter(shifted.values())).array) / float(next(iter(scale.values())).array)
+        return "the mean is added" if ratio == -1 else f"{ratio:.6g} times the mean is subtracted, not the mean"
     return "x and its mean are scaled differently: not just the mean is subtracted"
 
 

@@ -63,6 +63,21 @@ class Tensor:
         return self.name
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Overlay:
+    """The key of a tensor that some slices of x were written into, until all of them are.
+
+    Attributes:
+        outer: The piece of an axis of x that the slices are the positions of.
+        slices: What was written, by position.
+        before: What the rest holds, if that is known.
+    """
+
+    outer: Atom
+    slices: dict[int, Poly]
+    before: Poly | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Symbol:
     name: str

@@ -109,7 +109,9 @@ def _refusals(walk: Walk) -> list[Refusal]:
     for value, fact in evaluation.facts.items():
         graphs = {node.graph for node, _ in value.uses()}
         if graphs - {value.graph} and any(isinstance(factor, Root) for m in fact.poly for factor, _ in m):
-            reason = "the deviation is used inside of a branch or a loop: normalise outside of it, or take the statistics inside"
+            reason = (
+                "the deviation is used inside of a branch or a loop: normalise outside of it, or take the statistics inside"
+            )
             found = rejection(producer(value), reason, evaluation.algebra.show(fact.poly))
             return [Refusal(ROOT_TAKEN, found, nodes)]
     return []

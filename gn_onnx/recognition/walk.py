@@ -14,7 +14,7 @@ from gn_onnx.recognition.evaluation import Evaluation, Fact, same_values
 from gn_onnx.recognition.layout import Bind, LayoutError, Refine
 from gn_onnx.recognition.matching import Match, match
 from gn_onnx.recognition.model_view import ModelView
-from gn_onnx.recognition.polynomials import THE_X, NotExpressible, Root, Tensor, of_factor
+from gn_onnx.recognition.polynomials import THE_X, NotExpressible, Overlay, Root, Tensor, of_factor
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer import apply
 from gn_onnx.recognition.variance import Mismatch
@@ -143,7 +143,8 @@ class Walk:
         """A value that another activation was added to or multiplied with leads to no GroupNorm of x."""
         whole = self.evaluation.algebra.x_atoms
         for monomial in fact.poly:
-            tensors = [f for f, _ in monomial if isinstance(f, Tensor) and len({a.axis for a in f.atoms}) > 1]
+            others = (f for f, _ in monomial if isinstance(f, Tensor) and not isinstance(f.key, Overlay))
+            tensors = [f for f in others if len({a.axis for a in f.atoms}) > 1]
             if any(whole and whole <= set(f.atoms) for f in tensors):
                 raise NotExpressible("combined with another tensor of the input's size")
 

@@ -2,7 +2,8 @@
 
 To teach the recogniser a new operator, write its function in the file of its kind and add a line to that file's
 table: `elementwise` (arithmetic), `choices` (one operand of two), `moving` (layout only), `slices` (parts of an axis and
-back), `reductions`, `contractions` (products that are summed), `normalisations` (one node that normalises).
+back), `writes` (slices into a tensor), `reductions`, `contractions` (products that are summed), `normalisations` (one
+node that normalises).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gn_onnx.recognition.transfer import (
     normalisations,
     reductions,
     slices,
+    writes,
 )
 from gn_onnx.recognition.transfer.common import TransferFunction
 
@@ -30,6 +32,7 @@ TRANSFER: dict[str, TransferFunction] = {
     **choices.TABLE,
     **moving.TABLE,
     **slices.TABLE,
+    **writes.TABLE,
     **reductions.TABLE,
     **contractions.TABLE,
     **normalisations.TABLE,

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from gn_onnx.recognition.evaluation import Evaluation, Fact
-from gn_onnx.recognition.layout import Atom, dim_size, free_dim
-from gn_onnx.recognition.polynomials import Coefficient, NotExpressible, Poly, Tensor
+from gn_onnx.recognition.layout import Atom, Dims, dim_size, free_dim
+from gn_onnx.recognition.polynomials import Coefficient, NotExpressible, Overlay, Poly, Tensor
 from gn_onnx.recognition.sizes import Size
 from gn_onnx.recognition.transfer.common import TransferFunction, int_attribute, ints_attribute, operand
 from gn_onnx.recognition.transfer.moving import gather, reshaped
@@ -27,7 +27,7 @@ def _part(evaluation: Evaluation, fact: Fact, axis: int, count: int, position: i
         raise NotExpressible("a slice that is not one piece of an axis of the input")
     (outer,) = cut.dims[axis]
     poly: Poly = {}
-    for monomial, coefficient in cut.poly.items():
+    for monomial, coefficient in seen_through(cut.poly, outer, position).items():
         if any(isinstance(f, Tensor) and outer in f.atoms for f, _ in monomial):
             raise NotExpressible("a slice of another tensor")
         array, atoms = coefficient.array, coefficient.atoms
@@ -38,6 +38,21 @@ def _part(evaluation: Evaluation, fact: Fact, axis: int, count: int, position: i
     mark = outer.mark(position)
     dim = (mark, *cut.dims[axis + 1])
     return Fact(evaluation.algebra.marked(poly, frozenset({mark})), (*cut.dims[:axis], dim, *cut.dims[axis + 2 :]))
+
+
+def seen_through(poly: Poly, outer: Atom, position: int) -> Poly:
+    """What lies at one position of a tensor that slices were written into: the slice, or what was there before."""
+    ((monomial, _),) = poly.items() if len(poly) == 1 else ((frozenset(), None),)
+    ((factor, exponent),) = monomial if len(monomial) == 1 else ((None, 0),)
+    if not isinstance(factor, Tensor) or not isinstance(factor.key, Overlay) or exponent != 1:
+        return poly
+    overlay = factor.key
+    if overlay.outer != outer:
+        raise NotExpressible("a slice of what was written in other slices")
+    there = overlay.slices.get(position, overlay.before)
+    if there is None:
+        raise NotExpressible("a slice that was not written")
+    return there
 
 
 _UNEVEN_SPLIT = 18
@@ -137,22 +152,32 @@ def _concat(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     marks = [atom for f in facts for dim in f.dims for atom in dim if atom.at is not None]
     if [mark.at for mark in marks] != list(range(len(facts))) or len({(m.axis, m.index) for m in marks}) != 1:
         raise NotExpressible("a Concat of other things than all slices of one axis in order")
-    outer = _whole(evaluation, marks[0])
+    outer = whole(evaluation, marks[0])
     if outer.size != Size.of(len(facts)):
         raise NotExpressible("a Concat of some of an axis' slices")
-    rests = {tuple(tuple(atom for atom in dim if atom.at is None) for dim in f.dims) for f in facts}
+    rests = {without_marks(f.dims) for f in facts}
     if len(rests) != 1:
         raise NotExpressible("a Concat of slices in different layouts")
     (dims,) = rests
-    polys = [evaluation.algebra.without_mark(f.poly, mark) for f, mark in zip(facts, marks, strict=True)]
-    if len({frozenset(poly) for poly in polys}) != 1:
-        raise NotExpressible("different things were computed of the slices")
-    stacked = {monomial: _stacked([poly[monomial] for poly in polys], outer) for monomial in polys[0]}
+    stacked = joined(evaluation, [f.poly for f in facts], outer)
     return Fact(stacked, (*dims[:axis], (outer, *dims[axis]), *dims[axis + 1 :]))
 
 
-def _whole(evaluation: Evaluation, mark: Atom) -> Atom:
+def joined(evaluation: Evaluation, slices: list[Poly], outer: Atom) -> Poly:
+    """The expression of the whole axis piece `outer`, of that of each of its slices."""
+    polys = [evaluation.algebra.without_mark(poly, outer.mark(i)) for i, poly in enumerate(slices)]
+    if len({frozenset(poly) for poly in polys}) != 1:
+        raise NotExpressible("different things were computed of the slices")
+    return {monomial: _stacked([poly[monomial] for poly in polys], outer) for monomial in polys[0]}
+
+
+def whole(evaluation: Evaluation, mark: Atom) -> Atom:
+    """The piece of an axis that a mark is one position of."""
     return next(a for a in evaluation.algebra.x_atoms if (a.axis, a.index) == (mark.axis, mark.index))
+
+
+def without_marks(dims: Dims) -> Dims:
+    return tuple(tuple(atom for atom in dim if atom.at is None) for dim in dims)
 
 
 def _stacked(coefficients: list[Coefficient], outer: Atom) -> Coefficient:
