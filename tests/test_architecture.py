@@ -37,6 +37,7 @@ RECOGNISER = (
         "recognition.transfer.contractions",
     ),
     ("recognition.transfer.normalisations", "recognition.transfer.slices"),
+    ("recognition.transfer.writes",),
     ("recognition.transfer",),
     ("recognition.walk",),
     ("recognition.sites", "recognition.refusals", "rewriting.activations"),
