@@ -16,6 +16,7 @@ from gn_onnx.group_norm import PerChannel
 from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.layout import Atom, Dims, dim_size
+from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Monomial, Poly, Root, Symbol, Tensor, constant
 from gn_onnx.recognition.sizes import Size, product
 from gn_onnx.recognition.variance import Mismatch, variance_of
@@ -33,6 +34,8 @@ class Match:
     bias: PerChannel
     num_channels: int | None
     has_affine: bool
+    one_sample: bool
+    """x has no batch axis; `channel_axis` counts as if it had."""
     x_was_multiplied: bool
     """The variance is that of a multiple of x, which would be the x that the author means, if it can be taken for x."""
 
@@ -50,10 +53,16 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
     if group != parts.mean_atoms:
         raise Mismatch("the mean is taken over other axes than the variance")
     scale_atoms = _lies_along(parts.scale) | _lies_along(parts.bias)
-    axis, groups = _channel_axis(fact.dims, group, scale_atoms)
-    channel = fact.dims[axis]
+    dims = fact.dims
+    one_sample = any(atom in group for atom in dims[:1] and dims[0]) and is_one_sample(evaluation.root)
+    if one_sample:
+        dims = ((), *dims)
+    axis, groups = _channel_axis(dims, group, scale_atoms)
+    channel = dims[axis]
+    if one_sample and groups in (1, dim_size(channel).static):
+        raise Mismatch("the statistics run over the first axis, as over a batch")
     for what, poly in (("scale", parts.scale), ("bias", parts.bias)):
-        _check_along_channels(fact.dims, what, poly, axis)
+        _check_along_channels(dims, what, poly, axis)
     size = dim_size(channel)
     return Match(
         channel_axis=axis,
@@ -63,8 +72,19 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
         bias=_per_channel(algebra, parts.bias, channel, size, "bias"),
         num_channels=size.static,
         has_affine=any(atom in channel for atom in scale_atoms),
+        one_sample=one_sample,
         x_was_multiplied=variance.factor != 1.0,
     )
+
+
+def is_one_sample(value: ir.Value) -> bool:
+    """Whether a value was taken out of a batch by its number, so that its first axis is no batch."""
+    node = value.producer()
+    if node is None or node.op_type != "Gather" or node.domain not in STANDARD_DOMAINS:
+        return False
+    axis, index = node.attributes.get("axis"), node.inputs[1]
+    along = 0 if axis is None else axis.as_int()
+    return along == 0 and index is not None and index.shape is not None and len(index.shape) == 0
 
 
 @dataclasses.dataclass(frozen=True)

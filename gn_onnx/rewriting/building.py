@@ -125,6 +125,12 @@ class Builder:
             return self.constants.tensor(self.graph, array, dtype, f"{self.prefix}/{name}")
         return self.node("Constant", [], name, dtype, value=ir.Tensor(array.astype(dtype.numpy()), dtype=dtype))
 
+    def with_axes(self, op: str, x: ir.Value, axes: Sequence[int], name: str) -> ir.Value:
+        """Squeeze or Unsqueeze, whose axes became an input in opset 13."""
+        if self.opset < 13:
+            return self.node(op, [x], name, axes=axes)
+        return self.node(op, [x, self.ints(axes, f"{name}_axes")], name)
+
     def ints(self, values: Sequence[int], name: str) -> ir.Value:
         return self.constant(np.asarray(values, np.int64), ir.DataType.INT64, name)
 

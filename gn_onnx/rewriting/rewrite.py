@@ -136,7 +136,9 @@ def _shape(group_norm: GroupNorm) -> ir.Shape | None:
 
 def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, target: str) -> ir.Value:
     plugin = target == "plugin"
-    rank = group_norm.rank
+    rank = group_norm.rank + group_norm.one_sample
+    if group_norm.one_sample:
+        x = builder.with_axes("Unsqueeze", x, [0], "batch_of_one")
     if not plugin and group_norm.channels_last:
         x = builder.node("Transpose", [x], "to_channels_first", perm=_to_channels_first(rank))
     axis = -1 if plugin and group_norm.channels_last else 1
@@ -153,7 +155,7 @@ def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, targe
     y = builder.node(op, [x, scale, bias], "GroupNorm", domain=DOMAIN, **attributes)
     if not plugin and group_norm.channels_last:
         y = builder.node("Transpose", [y], "to_channels_last", perm=_to_channels_last(rank))
-    return y
+    return builder.with_axes("Squeeze", y, [0], "the_sample") if group_norm.one_sample else y
 
 
 def _to_channels_first(rank: int) -> list[int]:

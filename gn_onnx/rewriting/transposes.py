@@ -25,7 +25,13 @@ def across_transposes(group_norms: Iterable[GroupNorm]) -> list[GroupNorm]:
 def _extended(group_norm: GroupNorm) -> GroupNorm | None:
     first, output = group_norm.x.producer(), group_norm.output
     uses = output.uses()
-    if first is None or output.is_graph_output() or len(uses) != 1 or group_norm.x_shape is not None:
+    if (
+        first is None
+        or output.is_graph_output()
+        or len(uses) != 1
+        or group_norm.x_shape is not None
+        or group_norm.one_sample
+    ):
         return None
     ((last, _),) = uses
     before, after = _permutation(first, group_norm.rank), _permutation(last, group_norm.rank)
