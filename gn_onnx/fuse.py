@@ -18,6 +18,7 @@ from gn_onnx.files import graph_walk, model_io
 from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
 from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS
 from gn_onnx.recognition.recognize import recognize
+from gn_onnx.rewriting.contrib import holds_compounds, split_compounds
 from gn_onnx.rewriting.epilogues import with_epilogues
 from gn_onnx.rewriting.expanding import expand, uses_ours
 from gn_onnx.rewriting.opsets import converted, onnx_opset, raise_import
@@ -88,6 +89,8 @@ class FuseGroupNorm(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self.fused))
 
     def _fuse(self, model: ir.Model) -> None:
+        if onnx_opset(model) >= MIN_OPSET:
+            split_compounds(model)
         found, rejected = recognize(model)
         if found and onnx_opset(model) < MIN_OPSET:
             reason = f"the model's opset {onnx_opset(model)} is older than {MIN_OPSET}"
@@ -220,9 +223,16 @@ def find_group_norms(model: ir.Model | onnx.ModelProto | str | os.PathLike[str])
     """What `fuse` would fuse, and what it would reject and why; nothing is changed."""
     if isinstance(model, onnx.ModelProto):
         with _as_ir(model) as given:
-            found, rejected = recognize(given)
+            found, rejected = _recognize_parts(given)
     elif isinstance(model, ir.Model):
-        found, rejected = recognize(model)
+        found, rejected = _recognize_parts(model)
     else:
-        found, rejected = recognize(model_io.load_model(model))
+        found, rejected = _recognize_parts(model_io.load_model(model))
     return [*found, *rejected]
+
+
+def _recognize_parts(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
+    if holds_compounds(model):
+        model = model.clone()
+        split_compounds(model)
+    return recognize(model)

@@ -598,5 +598,24 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 
 _WITH_ENVIRONMENT = {"If", "Loop", "Scan"}
 
-CONTRIB = {"FusedMatMul": _gemm}
+
+def _contrib_group_norm(call: Call, x: Array, scale: Array, bias: Array) -> Array:
+    rank, groups = x.ndim, call.get("groups", 1)
+    first = np.moveaxis(x, -1, 1) if call.get("channels_last", 1) else x
+    grouped = first.reshape(first.shape[0], groups, -1)
+    y = _standardised(grouped, (2,), call.get("epsilon", 1e-5))[0].reshape(first.shape)
+    y = y * _column(scale, rank) + _column(bias, rank)
+    y = np.moveaxis(y, 1, -1) if call.get("channels_last", 1) else y
+    return y * _sigmoid(call, y) if call.get("activation", 0) else y
+
+
+def _skip_group_norm(
+    call: Call, x: Array, scale: Array, bias: Array, skip: Array, shift: Array | None = None
+) -> tuple[Array, Array]:
+    total = x + (skip if skip.ndim == x.ndim else skip[:, None, None, :])
+    total = total if shift is None else total + shift
+    return _contrib_group_norm(call, total, scale, bias), total
+
+
+CONTRIB = {"FusedMatMul": _gemm, "GroupNorm": _contrib_group_norm, "SkipGroupNorm": _skip_group_norm}
 """Of the com.microsoft domain."""

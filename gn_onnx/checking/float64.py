@@ -38,9 +38,17 @@ def _contrib_run(self: OpRun, x: Array, scale: Array, bias: Array, **_: Any) -> 
         num_groups=values["groups"].i,
         epsilon=values["epsilon"].f if "epsilon" in values else 1e-5,
         channels_last=bool(channels_last),
-        activation="silu" if values["activation"].i else "none",
+        activation="silu" if "activation" in values and values["activation"].i else "none",
     )  # fmt: skip
     return (y,)
+
+
+def _skip_run(
+    self: OpRun, x: Array, scale: Array, bias: Array, skip: Array, shift: Array | None = None, **_: Any
+) -> tuple[Array, ...]:
+    total = x + (skip if skip.ndim == x.ndim else skip[:, None, None, :])
+    total = total if shift is None else total + shift
+    return (*_contrib_run(self, total, scale, bias), total)[: len(self.onnx_node.output)]
 
 
 def _quick_gelu(self: OpRun, x: Array, **_: Any) -> tuple[Array]:
@@ -52,6 +60,7 @@ _Contrib = type("GroupNorm", (OpRun,), {"op_domain": "com.microsoft", "_run": _c
 
 GROUP_NORM_OPS = (
     _Contrib,
+    type("SkipGroupNorm", (OpRun,), {"op_domain": "com.microsoft", "_run": _skip_run}),
     type("QuickGelu", (OpRun,), {"op_domain": "com.microsoft", "_run": _quick_gelu}),
     type(OP_TYPE, (OpRun,), {"op_domain": "", "_run": _standard_run}),
     *OPS,

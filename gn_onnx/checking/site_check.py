@@ -135,8 +135,8 @@ class Site:
     ) -> None:
         self.node = node
         self.shapes = shapes
-        self.x = _behind_casts(_shared_input(node, old, new), old, new)
         self.output = _shared_output(node, old, new)
+        self.x = _behind_casts(_shared_input(node, self.output, old, new), old, new)
         memos: tuple[dict[str, bool], dict[str, bool]] = ({}, {})
 
         def leaf_of(scope: Scope, other: Scope, memo: dict[str, bool], name: str) -> bool:
@@ -207,10 +207,13 @@ class Site:
         raise CannotEvaluate(f"the shape of {self.x!r} is not known")
 
 
-def _shared_input(node: onnx.NodeProto, old: Scope, new: Scope) -> str:
-    """x of the node; where fusing made x (a Cast, a Transpose), what that was made of."""
-    name = str(node.input[0])
-    while not old.defines(name):
+def _shared_input(node: onnx.NodeProto, output: str, old: Scope, new: Scope) -> str:
+    """x of the node; where fusing made x (a Cast, a Transpose), what that was made of.
+
+    So too where one node of the original made both x and `output`, as a SkipGroupNorm does.
+    """
+    name, made_with_output = str(node.input[0]), old.producer.get(output, -1)
+    while not old.defines(name) or old.producer.get(name) == made_with_output:
         home = new.home(name)
         if name not in home.producer:
             raise CannotEvaluate(f"the original has no value {name!r}")

@@ -113,7 +113,7 @@ def _replace(
         # With the library, ONNX Runtime takes an input whose rank it does not infer for a scalar, and so the output.
         group_norm.x.shape = _shape(group_norm)
         group_norm.x.type = group_norm.x.type or ir.TensorType(group_norm.dtype)
-    _take_over(output, new, constants.namer)
+    take_over(output, new, constants.namer)
     for value in group_norm.shaped_like_x:
         for user, index in tuple(value.uses()):
             if user.op_type == "Shape" and group_norm.x_shape is None:
@@ -176,7 +176,7 @@ def standardise(model: ir.Model) -> None:
         container.opset_imports.pop(DOMAIN, None)
 
 
-def _take_over(old: ir.Value, new: ir.Value, namer: Namer) -> None:
+def take_over(old: ir.Value, new: ir.Value, namer: Namer) -> None:
     """`new` gets the uses, the name and the annotations of `old`."""
     new.type = old.type or new.type
     new.shape, new.doc_string = old.shape, old.doc_string

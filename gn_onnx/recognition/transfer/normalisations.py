@@ -127,9 +127,9 @@ def _grouped(
 
 
 def _contrib_group(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    """com.microsoft GroupNorm: channels last unless told otherwise; an activation is another operator's work."""
+    """com.microsoft GroupNorm: channels last unless told otherwise."""
     if int_attribute(evaluation, node, "activation", 0):
-        raise NotExpressible("a GroupNorm with an activation inside")
+        raise NotExpressible("a GroupNorm with an activation inside")  # where rewriting/contrib.py could not split it
     fact = operand(evaluation, node, 0, depth)
     axis = len(fact.dims) - 1 if int_attribute(evaluation, node, "channels_last", 1) else 1
     return _grouped(evaluation, node, depth, fact, axis, int_attribute(evaluation, node, "groups", 0), per_group=False)
