@@ -21,7 +21,7 @@ MATHEMATICS = (
 """Each layer may import those before it, numpy and the standard library, and nothing else at all."""
 
 RECOGNISER = (
-    ("group_norm", "errors", "recognition.shape_inference"),
+    ("group_norm", "errors", "recognition.stand_ins", "recognition.shape_inference"),
     ("recognition.model_view",),
     ("recognition.integers",),
     ("recognition.followed_shapes",),

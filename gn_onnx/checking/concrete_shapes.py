@@ -9,8 +9,7 @@ import onnx
 from onnx import shape_inference
 
 from gn_onnx.files import external_data, graph_walk
-
-_SHAPE_PRESERVING = {"SkipGroupNorm", "QuickGelu", "FastGelu", "BiasGelu"}
+from gn_onnx.recognition.stand_ins import put_stand_ins
 
 _MAX_CARRIED_ELEMENTS = 64
 """Initializers up to this size travel along with their values: shapes, axes and repeats are among them."""
@@ -29,6 +28,7 @@ def concrete_shapes(proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[int
     graph = skeleton.graph
     graph.name = "skeleton"
     graph.node.extend(map(_known_to_inference, proto.graph.node))
+    put_stand_ins(graph.node)
     shapes: dict[str, tuple[int, ...]] = {}
     for value in proto.graph.input:
         graph.input.append(value)
@@ -53,22 +53,12 @@ def concrete_shapes(proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[int
 
 
 def _known_to_inference(node: onnx.NodeProto) -> onnx.NodeProto:
-    """The node, or one of the same shapes where ONNX's inference knows nothing of the operator.
-
-    It has no inference for its own GroupNormalization, and none for what ONNX Runtime's optimiser writes.
-    """
-    if node.op_type in _SHAPE_PRESERVING or node.op_type.startswith("GroupNorm"):
+    """The node, or one of the same shape: ONNX's inference knows nothing of its own GroupNormalization."""
+    if node.op_type.startswith("GroupNormalization"):
         return onnx.helper.make_node("Identity", node.input[:1], node.output[:1])
-    if (node.domain, node.op_type) == ("com.microsoft", "FusedConv"):
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.op_type, copy.domain = "Conv", ""
-        del copy.input[3:]
-        kept = [a for a in node.attribute if not a.name.startswith("activation")]
-        del copy.attribute[:]
-        copy.attribute.extend(kept)
-        return copy
-    return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def element_types(proto: onnx.ModelProto) -> dict[str, int]:

@@ -130,7 +130,7 @@ def _search(view: ModelView, container: ir.Graph, covered: set[ir.Node]) -> tupl
             if cut is not None:
                 unreadable = rejection(path[0], f"this view does not keep samples and channels apart: {cut}")
             views.update(dict.fromkeys(find_views(walk), walk))
-            refused_here.extend(of_walk := refusals(walk))
+            refused_here.extend(of_walk := refusals(walk, covered))
             farther.extend(walk for refusal in of_walk if refusal.progress == IN_OWN_LAYOUT)
             if is_settled(walk) and not postponed:
                 break

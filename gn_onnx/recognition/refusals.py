@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 import onnx_ir as ir
 
@@ -33,7 +34,7 @@ _ASIDE = {
     "IsInf",
 }
 """Not followed, and no reason by themselves: what is done with their results is."""
-_NORMALISES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization"}
+_NORMALISES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "GroupNorm", "SkipGroupNorm"}
 
 ROOT_TAKEN, NORMALISED, IN_OWN_LAYOUT = 1, 2, 3
 """How far a proof got: a root of something; x divided by it; and that brought back to the layout of x."""
@@ -53,9 +54,9 @@ def rejection(node: ir.Node, reason: str, reached: str = "") -> Rejection:
     return Rejection(reason, node.name or "", node.op_type, node.outputs[0].name or "", reached)
 
 
-def refusals(walk: Walk) -> list[Refusal]:
-    """Why nothing of this walk is a GroupNorm; empty when nothing of it looks like one."""
-    return [dataclasses.replace(r, rejection=_with_defaults(walk, r.rejection)) for r in _refusals(walk)]
+def refusals(walk: Walk, covered: AbstractSet[ir.Node]) -> list[Refusal]:
+    """Why nothing of this walk is a GroupNorm, nodes of other GroupNorms aside; empty when nothing of it looks like one."""
+    return [dataclasses.replace(r, rejection=_with_defaults(walk, r.rejection)) for r in _refusals(walk, covered)]
 
 
 def _with_defaults(walk: Walk, found: Rejection) -> Rejection:
@@ -71,10 +72,12 @@ def _with_defaults(walk: Walk, found: Rejection) -> Rejection:
     return dataclasses.replace(found, reason=f"{found.reason}; {advice}")
 
 
-def _refusals(walk: Walk) -> list[Refusal]:
+def _refusals(walk: Walk, covered: AbstractSet[ir.Node]) -> list[Refusal]:
     evaluation = walk.evaluation
     nodes = frozenset(node for value in evaluation.facts if (node := value.producer()) is not None)
-    normalised = [value for value in walk.mismatches if _holds_x(evaluation.facts[value])]
+    theirs = _of_others(walk, covered)
+    open_ends = [value for value in walk.mismatches if value not in theirs]
+    normalised = [value for value in open_ends if _holds_x(evaluation.facts[value])]
     own = [value for value in normalised if evaluation.facts[value].dims == evaluation.dims]
     if normalised:
         value = (own or normalised)[0]
@@ -88,12 +91,12 @@ def _refusals(walk: Walk) -> list[Refusal]:
         else:
             found = rejection(producer(broken), evaluation.broken[broken], reached)
         return [Refusal(IN_OWN_LAYOUT if own else NORMALISED, found, nodes)]
-    for value in walk.mismatches:
+    for value in open_ends:
         if _normalises_another(evaluation.facts[value]):
             reason = "another tensor is normalised with the statistics of this one"
             found = rejection(producer(value), reason, evaluation.algebra.show(evaluation.facts[value].poly))
             return [Refusal(ROOT_TAKEN, found, nodes)]
-    steps = [(node, reason) for node, reason in walk.broken if node.op_type not in _ASIDE]
+    steps = [(n, why) for n, why in walk.broken if n.op_type not in _ASIDE and not theirs.intersection(n.inputs)]
     for node, reason in steps:
         if node.op_type in _SHAPES_A_DIVISOR and any(
             _is_variance(evaluation.facts.get(v)) for v in node.inputs if v is not None
@@ -115,6 +118,17 @@ def _refusals(walk: Walk) -> list[Refusal]:
             found = rejection(producer(value), reason, evaluation.algebra.show(fact.poly))
             return [Refusal(ROOT_TAKEN, found, nodes)]
     return []
+
+
+def _of_others(walk: Walk, covered: AbstractSet[ir.Node]) -> set[ir.Value]:
+    """Normalised values of GroupNorms that were found, and what becomes of them."""
+    theirs: set[ir.Value] = set()
+    for value, fact in walk.evaluation.facts.items():
+        node = value.producer()
+        normalised = _holds_x(fact) and any(isinstance(factor, Root) for m in fact.poly for factor, _ in m)
+        if node is not None and normalised and (node in covered or theirs.intersection(node.inputs)):
+            theirs.add(value)
+    return theirs
 
 
 def _other_mean_than_own(walk: Walk) -> str | None:

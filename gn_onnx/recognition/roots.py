@@ -21,7 +21,7 @@ STATISTICS = MEANS | {
     "BatchNormalization",
     "GroupNormalization",
 }
-CONTRIB_STATISTICS = {"GroupNorm"}
+CONTRIB_STATISTICS = {"GroupNorm", "SkipGroupNorm"}
 _CONTRACTIONS = {"MatMul", "Gemm", "Conv", "Einsum"}
 """They take a mean where one operand is a matrix of ones and zeros, or 1/n and zeros; an Einsum may have one operand."""
 _CONTRIB_CONTRACTIONS = {"FusedMatMul"}

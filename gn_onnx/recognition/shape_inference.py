@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx import shape_inference
 
 from gn_onnx.recognition.sizes import Size
+from gn_onnx.recognition.stand_ins import put_stand_ins
 
 _MAX_CARRIED_ELEMENTS = 64
 """Initializers up to this size travel along with their values: shapes, axes and repeats are among them."""
@@ -68,7 +69,7 @@ def infer_function(model: ir.Model, function: ir.Function, inputs: list[Inferred
         proto.opset_import.append(onnx.helper.make_opsetid(domain, version))
     proto.graph.name = function.name
     proto.graph.node.extend(ir.serde.serialize_node(node) for node in function)
-    _put_stand_ins(proto.graph.node)
+    put_stand_ins(proto.graph.node)
     for parameter, known in zip(function.inputs, inputs, strict=True):
         info = onnx.ValueInfoProto(name=parameter.name or "")
         if known is not None and known.dtype != ir.DataType.UNDEFINED:
@@ -121,28 +122,7 @@ def infer(model: ir.Model, folded: Folded, shaped: Shaped) -> dict[ir.Graph, Kno
 
 _FOLLOWS_SHAPES = 14
 _MAX_ROUNDS = 4
-_FEW_NUMBERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
 _AXES_INPUT = {"Squeeze": "axes", "Unsqueeze": "axes", "ReduceSum": "axes", "Split": "split"}
-_STAND_IN = {
-    ("com.microsoft.nchwc", "Conv"): "Conv",
-    ("com.microsoft.nchwc", "MaxPool"): "MaxPool",
-    ("com.microsoft.nchwc", "AveragePool"): "AveragePool",
-    ("com.microsoft.nchwc", "GlobalAveragePool"): "GlobalAveragePool",
-    ("com.microsoft.nchwc", "GlobalMaxPool"): "GlobalMaxPool",
-    ("com.microsoft.nchwc", "ReorderInput"): "Identity",
-    ("com.microsoft", "FusedConv"): "Conv",
-    ("com.microsoft", "FusedMatMul"): "MatMul",
-    ("com.microsoft", "FusedGemm"): "Gemm",
-    ("com.microsoft", "QuickGelu"): "Identity",
-    ("com.microsoft", "Gelu"): "Identity",
-    ("com.microsoft", "FastGelu"): "Identity",
-    ("com.microsoft", "BiasGelu"): "Identity",
-    ("com.microsoft", "QLinearSigmoid"): "Identity",
-    ("com.microsoft", "QLinearLeakyRelu"): "Identity",
-    ("com.microsoft", "QLinearGlobalAveragePool"): "GlobalAveragePool",
-    ("com.microsoft", "QLinearAveragePool"): "AveragePool",
-}
-"""Operators of ONNX Runtime's optimiser whose result has the shape that a standard operator's would have."""
 
 
 def _inferred(proto: onnx.ModelProto, known: onnx.GraphProto | None = None) -> onnx.GraphProto:
@@ -187,57 +167,6 @@ def _as_opset_14(proto: onnx.ModelProto) -> None:
             node.attribute.remove(attribute)
 
 
-def _put_stand_ins(nodes: MutableSequence[onnx.NodeProto]) -> None:
-    """Every node as `_stand_in` has it, in the graphs inside nodes too."""
-    steps: list[list[onnx.NodeProto]] = []
-    for node in nodes:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                _put_stand_ins(body.node)
-        steps.append(_stand_in(node))
-    if any(step[0] is not node for step, node in zip(steps, nodes, strict=True)):
-        del nodes[:]
-        nodes.extend(node for step in steps for node in step)
-
-
-def _cast(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The Cast, and behind one to a type that holds few numbers what inference carries no sizes through."""
-    to = next((a.i for a in node.attribute if a.name == "to"), 0)
-    between = ["Not", "Not"] if to == onnx.TensorProto.BOOL else ["Abs"] if to in _FEW_NUMBERS else []
-    if not between:
-        return [node]
-    names = [*(f"{node.output[0]}/whole{i}" for i in range(len(between))), node.output[0]]
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.output[0] = names[0]
-    steps = zip(between, names[:-1], names[1:], strict=True)
-    return [copy, *(onnx.helper.make_node(op, [source], [target]) for op, source, target in steps)]
-
-
-def _stand_in(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The node, or standard ones with the same shapes for an operator that ONNX's inference does not know."""
-    if (node.domain, node.op_type) == ("com.microsoft.nchwc", "ReorderOutput"):
-        channels = next((a.i for a in node.attribute if a.name == "channels"), 0)
-        out, name = node.output[0], node.output[0] + "/channels"
-        constants = [
-            onnx.helper.make_node("Constant", [], [f"{name}{i}"], value_ints=[value])
-            for i, value in enumerate((0, channels, 1))
-        ]
-        return [*constants, onnx.helper.make_node("Slice", [node.input[0], *(f"{name}{i}" for i in range(3))], [out])]
-    if node.domain == "com.microsoft" and node.op_type in ("QLinearAdd", "QLinearMul"):
-        return [onnx.helper.make_node("Add", [node.input[0], node.input[3]], list(node.output))]
-    if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
-        return _cast(node)
-    standard = _STAND_IN.get((node.domain, node.op_type))
-    if standard is None:
-        return [node]
-    inputs = list(node.input[:1] if standard == "Identity" else node.input[:3])
-    kept = {"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "ceil_mode", "count_include_pad"}
-    copy = onnx.helper.make_node(standard, inputs, list(node.output[:1]))
-    copy.attribute.extend(a for a in node.attribute if a.name in kept and standard not in ("Identity", "MatMul"))
-    return [copy]
-
-
 def _skeleton(model: ir.Model, folded: Folded, shaped: Shaped) -> onnx.ModelProto:
     # A newer IR version: in those before 4, inference overlooks an initializer that is not listed as an input too.
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
@@ -246,7 +175,7 @@ def _skeleton(model: ir.Model, folded: Folded, shaped: Shaped) -> onnx.ModelProt
     proto.graph.name = model.graph.name or "graph"
     proto.graph.value_info.extend(_annotations(model.graph))
     proto.graph.node.extend(_with_knowledge(node, folded, shaped, proto.graph) for node in model.graph)
-    _put_stand_ins(proto.graph.node)
+    put_stand_ins(proto.graph.node)
     proto.graph.input.extend(ir.serde.serialize_value(value) for value in model.graph.inputs)
     proto.graph.output.extend(onnx.ValueInfoProto(name=value.name or "") for value in model.graph.outputs)
     inputs = {value.name for value in model.graph.inputs}
@@ -270,7 +199,7 @@ def _skeleton(model: ir.Model, folded: Folded, shaped: Shaped) -> onnx.ModelProt
 def _functions(functions: Iterable[ir.Function]) -> Iterator[onnx.FunctionProto]:
     for function in functions:
         proto = ir.serde.serialize_function(function)
-        _put_stand_ins(proto.node)
+        put_stand_ins(proto.node)
         yield proto
 
 

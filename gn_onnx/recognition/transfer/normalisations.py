@@ -135,6 +135,11 @@ def _contrib_group(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     return _grouped(evaluation, node, depth, fact, axis, int_attribute(evaluation, node, "groups", 0), per_group=False)
 
 
+def _skip_group(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
+    # rewriting/contrib.py splits it, unless it does not know which dimensions of the second tensor are which.
+    raise NotExpressible("a SkipGroupNorm of which the shapes are not known: run shape inference on the model first")
+
+
 def _mean_variance(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     raise NotExpressible("MeanVarianceNormalization adds its epsilon to the standard deviation, outside the root")
 
@@ -152,4 +157,4 @@ TABLE: dict[str, TransferFunction] = {
     "RMSNormalization": _rms,
 }
 
-CONTRIB_TABLE: dict[str, TransferFunction] = {"GroupNorm": _contrib_group}
+CONTRIB_TABLE: dict[str, TransferFunction] = {"GroupNorm": _contrib_group, "SkipGroupNorm": _skip_group}
