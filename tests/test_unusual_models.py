@@ -217,6 +217,49 @@ def test_functions_of_one_name_and_several_overloads() -> None:
     assert {site.status for site in found.sites} == {"equal"}
 
 
+def test_the_body_of_a_sequence_map_stays_as_it_is() -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, constants = chain()
+    body = helper.make_graph(nodes, "body", [float_("x")], [float_("y")])
+    for node in body.node:
+        node.input[:] = ["item" if name == "x" else name for name in node.input]
+    body.input[0].name = "item"
+    model = model_of(
+        [
+            helper.make_node("SequenceConstruct", ["x", "x"], ["items"]),
+            helper.make_node("SequenceMap", ["items"], ["mapped"], body=body),
+            helper.make_node("ConcatFromSequence", ["mapped"], ["out"], axis=0),
+        ],
+        constants,
+        "",
+    )
+    model.graph.output.append(float_("out", 4, 8, 4, 5))
+    result = gn_onnx.fuse(model)
+    assert not result.fused
+    assert "SequenceMap" in result.rejected[-1].reason
+    assert run_ort(result.model, {"x": X})["out"].shape == (4, 8, 4, 5)
+
+
+def test_a_call_that_stays_for_another_result_is_fused_once() -> None:
+    nodes, constants = chain()
+    filled = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in constants]
+    body = [*filled, *nodes, helper.make_node("Neg", ["x"], ["other"])]
+    function = helper.make_function("local", "f", ["x"], ["y", "other"], body, [helper.make_opsetid("", 17)])
+    call = helper.make_node("f", ["x"], ["y", "other"], domain="local")
+    once = gn_onnx.fuse(model_of([call], [], "y other", functions=[function])).model
+    assert not gn_onnx.fuse(once).fused
+
+
+def test_a_reshaped_group_norm_of_opset_21_is_fused_once() -> None:
+    """Scales that a caller may replace are per group: what is fused is [N, G, M], behind a Reshape."""
+    nodes, constants = chain()
+    model = model_of(nodes, constants)
+    model.graph.input.append(float_("gn.ones", 2))
+    once = gn_onnx.fuse(model, target="onnx")
+    assert len(once.fused) == 1
+    assert not gn_onnx.fuse(once.model, target="onnx").fused
+
+
 def test_sites_are_checked_whatever_the_domain_is_called_and_in_branches() -> None:
     model = model_of(*chain())
     for node in model.graph.node:
