@@ -16,7 +16,7 @@ from gn_onnx import collector
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.files import graph_walk, model_io
 from gn_onnx.group_norm import OP_TYPE, GroupNorm, Rejection
-from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS
+from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, subgraphs
 from gn_onnx.recognition.recognize import recognize
 from gn_onnx.rewriting.contrib import holds_compounds, split_compounds
 from gn_onnx.rewriting.epilogues import with_epilogues
@@ -91,7 +91,7 @@ class FuseGroupNorm(ir.passes.InPlacePass):
     def _fuse(self, model: ir.Model) -> None:
         if onnx_opset(model) >= MIN_OPSET:
             split_compounds(model)
-        found, rejected = recognize(model)
+        found, rejected = _recognized(model)
         if found and onnx_opset(model) < MIN_OPSET:
             reason = f"the model's opset {onnx_opset(model)} is older than {MIN_OPSET}"
             found, rejected = [], [*rejected, *_refusals(found, reason)]
@@ -115,14 +115,14 @@ class FuseGroupNorm(ir.passes.InPlacePass):
         trial = model if version >= GROUP_NORMALIZATION_OPSET and not uses_ours(model) else model.clone()
         if uses_ours(model):
             trial = expand(trial)
-            found, rejected = recognize(trial)
+            found, rejected = _recognized(trial)
         found = [g for g in found if version < GROUP_NORMALIZATION_OPSET or not _is_standard(g)]
         if version >= GROUP_NORMALIZATION_OPSET:
             found, old = _in_recent_functions(trial, found)
             rejected = [*rejected, *old]
         if not found:
             return found, rejected
-        rewrite(trial, found if version >= GROUP_NORMALIZATION_OPSET else recognize(trial)[0], "onnx")
+        rewrite(trial, found if version >= GROUP_NORMALIZATION_OPSET else _recognized(trial)[0], "onnx")
         if version < GROUP_NORMALIZATION_OPSET:
             try:
                 trial = converted(trial, GROUP_NORMALIZATION_OPSET)
@@ -136,6 +136,27 @@ class FuseGroupNorm(ir.passes.InPlacePass):
             model.functions.clear()
             model.functions.update(functions)
         return found, rejected
+
+
+def _recognized(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]:
+    """All that can be fused. ONNX Runtime expands a SequenceMap to a Loop, and then fails on functions in its body."""
+    found, rejected = recognize(model)
+    inside: set[ir.Graph | ir.Function | None] = set()
+    for container in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in container.all_nodes():
+            if node.op_type == "SequenceMap":
+                for body in subgraphs(node):
+                    inside.update((body, *body.subgraphs()))
+    # What nobody uses is left of a call whose other results are used; fused again, it would be left of that again.
+    used = [g for g in found if g.output.uses() or g.output.is_graph_output()]
+    kept = [g for g in used if _container(g) not in inside]
+    refused = [g for g in used if _container(g) in inside]
+    return kept, [*rejected, *_refusals(refused, "in the body of a SequenceMap, where ONNX Runtime cannot run the node")]
+
+
+def _container(group_norm: GroupNorm) -> ir.Graph | ir.Function | None:
+    producer = group_norm.output.producer()
+    return None if producer is None else producer.graph
 
 
 def _in_recent_functions(model: ir.Model, found: list[GroupNorm]) -> tuple[list[GroupNorm], list[Rejection]]:
@@ -158,9 +179,16 @@ def _in_recent_functions(model: ir.Model, found: list[GroupNorm]) -> tuple[list[
 
 
 def _is_standard(group_norm: GroupNorm) -> bool:
-    """Whether it is one valid GroupNormalization node already; ONNX's converter writes scales that are too short."""
+    """Whether it is one valid GroupNormalization node already, behind the Reshape that `rewrite` would put there or none.
+
+    ONNX's converter writes scales that are too short.
+    """
     node = group_norm.output.producer()
-    if node is None or not group_norm.native or group_norm.core != OP_TYPE:
+    if node is None or node.op_type != OP_TYPE or group_norm.core != OP_TYPE:
+        return False
+    first = None if node.inputs[0] is None else node.inputs[0].producer()
+    reshapes = first is not None and first.op_type == "Reshape" and first.inputs[0] is group_norm.x
+    if not group_norm.native and not (reshapes and group_norm.x_shape is not None):
         return False
     shapes = [value.shape for value in node.inputs[1:3] if value is not None and value.shape is not None]
     return not any(len(shape) == 1 and shape[0] == 1 and group_norm.num_channels != 1 for shape in shapes)
@@ -235,4 +263,4 @@ def _recognize_parts(model: ir.Model) -> tuple[list[GroupNorm], list[Rejection]]
     if holds_compounds(model):
         model = model.clone()
         split_compounds(model)
-    return recognize(model)
+    return _recognized(model)

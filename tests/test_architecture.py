@@ -46,7 +46,10 @@ RECOGNISER = (
 )
 """On top of the mathematics: each layer may import those before it and its own, but never the layers above."""
 
-REWRITER = (("rewriting.functions", "rewriting.building", "rewriting.transposes"), ("rewriting.rewrite",))
+REWRITER = (
+    ("rewriting.functions", "rewriting.building", "rewriting.transposes", "rewriting.devices"),
+    ("rewriting.rewrite",),
+)
 """Beside the recogniser: knows the record GroupNorm, not how it was found."""
 
 OPTIONAL = {"onnxruntime", "torch", "onnxscript", "openvino", "rich", "matplotlib"}

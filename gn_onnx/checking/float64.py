@@ -72,6 +72,7 @@ def to_float64(node: onnx.NodeProto) -> onnx.NodeProto:
     """A copy that computes in float64: constants, targets of Cast and subgraphs converted."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
+    copy.domain = "" if node.domain == "ai.onnx" else node.domain  # onnx.reference knows one spelling of it
     for attribute in copy.attribute:
         if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
             array = np.array(attribute.f if attribute.name == "value_float" else list(attribute.floats), np.float64)
@@ -97,3 +98,14 @@ def graph_to_float64(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type in _FLOATS:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def without_overloads(model: onnx.ModelProto) -> None:
+    """Give every function a name of its own, in place: onnx.reference looks at no overload."""
+    calls = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    for node in graph_walk.all_nodes(calls):
+        if node.overload:
+            node.op_type, node.overload = f"{node.op_type}.{node.overload}", ""
+    for function in model.functions:
+        if function.overload:
+            function.name, function.overload = f"{function.name}.{function.overload}", ""

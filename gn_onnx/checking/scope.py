@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from gn_onnx.files import external_data, graph_walk
+from gn_onnx.files import external_data, graph_walk, sparse
 
 _MAX_CONSTANT_ELEMENTS = 1 << 24
 _RANDOM = {
@@ -71,10 +71,10 @@ class Scope:
         return self.parent is None or self.parent.varies(name)
 
     def home(self, name: str) -> Scope:
-        """The scope, this one or one around it, that computes or holds the name."""
+        """The scope, this one or one around it, that computes, holds or is fed the name."""
         scope: Scope | None = self
         while scope is not None:
-            if name in scope.producer or name in scope.constants:
+            if name in scope.producer or name in scope.constants or name in scope.varying:
                 return scope
             scope = scope.parent
         return self
@@ -126,6 +126,8 @@ def scopes(
     def add_graph(graph: onnx.GraphProto, key: tuple[str, ...], parent: Scope | None) -> None:
         inputs = {value.name for value in graph.input}
         constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
+        small = (t for t in graph.sparse_initializer if math.prod(t.dims) <= _MAX_CONSTANT_ELEMENTS)
+        constants |= {tensor.values.name: sparse.dense(tensor) for tensor in small if not _lies_outside(tensor)}
         scope = Scope(graph.node, constants, inputs, parent, shapes, folder)
         found[key] = scope
         add_subgraphs(graph.node, key, scope)
@@ -138,11 +140,15 @@ def scopes(
 
     add_graph(proto.graph, (), None)
     for function in proto.functions:
-        key = ("function", function.domain, function.name)
+        key = ("function", *graph_walk.key_of(function))
         # Value names in a function say nothing about shapes: it may be called with several.
         found[key] = Scope(function.node, {}, function.input, None, {})
         add_subgraphs(function.node, key, found[key])
     return found
+
+
+def _lies_outside(tensor: onnx.SparseTensorProto) -> bool:
+    return any(map(external_data.is_external, (tensor.values, tensor.indices)))
 
 
 def iterate(

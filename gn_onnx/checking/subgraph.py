@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from gn_onnx.checking.float64 import GROUP_NORM_OPS, to_float64
+from gn_onnx.checking.float64 import GROUP_NORM_OPS, to_float64, without_overloads
 from gn_onnx.checking.scope import CannotEvaluate, Scope
 from gn_onnx.files import graph_walk
 
@@ -133,6 +133,7 @@ def _piece(
         del copy.node[:]
         copy.node.extend(map(to_float64, function.node))
         model.functions.append(copy)
+    without_overloads(model)
     return Piece(output, leaves, model, feeds, frozenset(name for node in nodes for name in node.output if name))
 
 

@@ -11,7 +11,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from gn_onnx.checking import concrete_shapes
-from gn_onnx.checking.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64
+from gn_onnx.checking.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64, without_overloads
 from gn_onnx.checking.subgraph import EVALUATION_ERRORS
 from gn_onnx.files import external_data, graph_walk
 
@@ -35,6 +35,7 @@ def evaluate(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[st
     ordered = [onnx.FunctionProto.FromString(f.SerializeToString()) for f in graph_walk.callees_first(model.functions)]
     del model.functions[:]
     model.functions.extend(ordered)
+    without_overloads(model)
     wide = {name: array if array.dtype.kind in "biu" else array.astype(np.float64) for name, array in feeds.items()}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

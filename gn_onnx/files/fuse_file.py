@@ -102,13 +102,13 @@ def _fuse(request: Request) -> tuple[FusionReport, onnx.ModelProto, onnx.ModelPr
     fuser = gn_onnx.FuseGroupNorm(request.target, activations=request.activations, freeze_defaults=request.freeze_defaults)
     try:
         model = fuser(model).model
+        seconds = time.perf_counter() - start
+        # A file without a GroupNorm is not written anew: not one byte of it should change.
+        fused = model_io.to_proto(model, like=proto) if fuser.fused else proto
     except GnOnnxError as error:
         raise GnOnnxError(f"{path}: {error}") from error
-    seconds = time.perf_counter() - start
     for site in fuser.fused:
         _LOG.info("  %s: %s", site.core or "site", site)
-    # A file without a GroupNorm is not written anew: not one byte of it should change.
-    fused = model_io.to_proto(model, like=proto) if fuser.fused else proto
     report = FusionReport(
         model=path,
         target=request.target,

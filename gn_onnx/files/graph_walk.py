@@ -21,6 +21,7 @@ def uses(node: onnx.NodeProto) -> set[str]:
     names = set(filter(None, node.input))
     for graph in subgraphs(node):
         own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        own |= {sparse.values.name for sparse in graph.sparse_initializer}
         own |= {name for inner in graph.node for name in inner.output}
         used = {value.name for value in graph.output}.union(*map(uses, graph.node))
         names |= used - own
@@ -33,6 +34,16 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         yield node
         for graph in subgraphs(node):
             yield from all_nodes(graph.node)
+
+
+def all_graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The main graph and all inside nodes, of functions too."""
+    found = [proto.graph]
+    for function in proto.functions:
+        found += [graph for node in function.node for graph in subgraphs(node)]
+    for graph in found:
+        found += [inner for node in graph.node for inner in subgraphs(node)]
+    return found
 
 
 def is_sorted(proto: onnx.ModelProto) -> bool:
@@ -81,9 +92,19 @@ def _sort_nodes(nodes: Any) -> None:
     nodes.extend(copies)
 
 
+def key_of(function: onnx.FunctionProto) -> tuple[str, str, str]:
+    """What tells a function from the others of its model."""
+    return function.domain, function.name, function.overload
+
+
+def called_by(node: onnx.NodeProto) -> tuple[str, str, str]:
+    """The key of the function that a node calls, where it calls one."""
+    return node.domain, node.op_type, node.overload
+
+
 def callees_first(functions: Sequence[onnx.FunctionProto]) -> list[onnx.FunctionProto]:
     """Functions behind those that they call: onnx.reference knows only what it has seen. None may call itself (`check`)."""
-    index = {(function.domain, function.name): number for number, function in enumerate(functions)}
+    index = {key_of(function): number for number, function in enumerate(functions)}
     order: dict[int, None] = {}
     pending = list(reversed(range(len(functions))))
     entered: set[int] = set()
@@ -93,7 +114,7 @@ def callees_first(functions: Sequence[onnx.FunctionProto]) -> list[onnx.Function
             order.setdefault(pending.pop())
             continue
         entered.add(number)
-        called = (index.get((node.domain, node.op_type)) for node in all_nodes(functions[number].node))
+        called = (index.get(called_by(node)) for node in all_nodes(functions[number].node))
         pending.extend(callee for callee in called if callee is not None and callee not in entered)
     return [functions[number] for number in order]
 

@@ -179,12 +179,12 @@ def _check_acyclic(nodes: Sequence[onnx.NodeProto], computed: dict[str, int], wh
 
 def _check_calls(proto: onnx.ModelProto) -> None:
     """Functions may call functions, but not themselves."""
-    index = {(function.domain, function.name): number for number, function in enumerate(proto.functions)}
+    index = {graph_walk.key_of(function): number for number, function in enumerate(proto.functions)}
 
     def callees(number: int) -> Iterator[int]:
         for node in all_nodes(proto.functions[number].node):
-            if (node.domain, node.op_type) in index:
-                yield index[node.domain, node.op_type]
+            if graph_walk.called_by(node) in index:
+                yield index[graph_walk.called_by(node)]
 
     recursive = find_cycle(range(len(proto.functions)), callees)
     if recursive is not None:
@@ -195,11 +195,11 @@ def _check_calls(proto: onnx.ModelProto) -> None:
 
 def _check_expansion(proto: onnx.ModelProto) -> None:
     """Runtimes put bodies in the place of calls: functions that call the next one twice, forty deep, are 2^40 nodes."""
-    nodes: dict[tuple[str, str], int] = {}
-    depth: dict[tuple[str, str], int] = {}
+    nodes: dict[tuple[str, str, str], int] = {}
+    depth: dict[tuple[str, str, str], int] = {}
     for function in graph_walk.callees_first(proto.functions):
-        own = [(node.domain, node.op_type) for node in all_nodes(function.node)]
-        key = (function.domain, function.name)
+        own = [graph_walk.called_by(node) for node in all_nodes(function.node)]
+        key = graph_walk.key_of(function)
         nodes[key] = sum(nodes.get(call, 1) for call in own)
         depth[key] = 1 + max((depth.get(call, 0) for call in own), default=0)
         if nodes[key] > _MAX_EXPANDED or depth[key] > _MAX_CALL_DEPTH:

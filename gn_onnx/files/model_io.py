@@ -21,7 +21,7 @@ import onnx.parser
 import onnx_ir as ir
 
 from gn_onnx.errors import GnOnnxError
-from gn_onnx.files import atomic_file, external_data, graph_walk, model_checks
+from gn_onnx.files import atomic_file, external_data, graph_walk, kept, model_checks, sparse
 
 FORMATS = {
     **dict.fromkeys((".textproto", ".txtpb", ".prototxt", ".pbtxt"), "textproto"),
@@ -121,10 +121,10 @@ def to_ir(proto: onnx.ModelProto, *, folder: pathlib.Path | None = None, name: s
     Raises:
         GnOnnxError: ONNX IR does not understand it.
     """
-    for graph in _subgraphs_with_sparse_tensors(proto):
-        raise GnOnnxError(f"{name}: graph {graph!r} inside a node has sparse initializers, which are not supported")
     try:
-        model = ir.serde.deserialize_model(proto)
+        with sparse.stand_ins(graph_walk.all_graphs(proto)) as tensors:
+            model = ir.serde.deserialize_model(proto)
+        sparse.put_in(model, tensors)
     except (ir.serde.SerdeError, ValueError, TypeError, RecursionError) as error:
         raise GnOnnxError(f"{name}: {_first_line(_root_cause(error))}") from error
     if folder is not None:
@@ -138,20 +138,21 @@ def to_proto(model: ir.Model, *, like: onnx.ModelProto | None = None) -> onnx.Mo
 
     Args:
         model: The model.
-        like: The model that it was made from: what ONNX IR has no place for (sparse initializers of the main
-            graph, training information) is taken over from it.
+        like: The model that it was made from: what ONNX IR has no place for is taken over from it (`kept`).
 
     Raises:
-        GnOnnxError: The model cannot be serialised.
+        GnOnnxError: The model cannot be serialised, or something would be lost.
     """
     try:
         proto = ir.serde.serialize_model(model)
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
         raise GnOnnxError(f"cannot serialise the model: {_first_line(_root_cause(error))}") from error
-    _drop_shapes_of_initializers(proto, like)
+    kept.trailing_outputs(proto, model)
+    kept.once(proto)
+    kept.without_shapes_of_initializers(proto, like)
+    sparse.restore(graph_walk.all_graphs(proto), model)
     if like is not None:
-        proto.graph.sparse_initializer.extend(like.graph.sparse_initializer)
-        proto.training_info.extend(like.training_info)
+        kept.take_over(proto, like)
     return proto
 
 
@@ -206,33 +207,6 @@ def serialize(proto: onnx.ModelProto, path: pathlib.Path) -> bytes:
         advice = "; move its weights to external data first" if format_ == "protobuf" else ""
         raise GnOnnxError(f"{path}: cannot write the model: {_first_line(error)}{advice}") from error
     return text
-
-
-def _drop_shapes_of_initializers(proto: onnx.ModelProto, like: onnx.ModelProto | None) -> None:
-    """ONNX IR lists every initializer in `value_info` too; those that `like` does not list go away again.
-
-    They say nothing new, and ONNX Runtime's float16 converter takes each for a second tensor.
-    """
-    listed = set() if like is None else {value.name for graph in _graphs(like) for value in graph.value_info}
-    for graph in _graphs(proto):
-        constants = {tensor.name for tensor in graph.initializer} - listed
-        kept = [value for value in graph.value_info if value.name not in constants]
-        del graph.value_info[:]
-        graph.value_info.extend(kept)
-
-
-def _graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
-    """The main graph and all inside nodes, of functions too."""
-    found = [proto.graph]
-    for function in proto.functions:
-        found += [graph for node in function.node for graph in graph_walk.subgraphs(node)]
-    for graph in found:
-        found += [inner for node in graph.node for inner in graph_walk.subgraphs(node)]
-    return found
-
-
-def _subgraphs_with_sparse_tensors(proto: onnx.ModelProto) -> list[str]:
-    return [graph.name for graph in _graphs(proto)[1:] if graph.sparse_initializer]
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from gn_onnx.rewriting import devices
+
 
 def counterparts(before: ir.Graph, after: ir.Graph) -> dict[ir.Graph, ir.Graph]:
     """`before` and the graphs inside its nodes, each with the one in `after` that has its place."""
@@ -32,19 +34,22 @@ def annotate(before: ir.Graph, after: ir.Graph) -> None:
     after.name, after.doc_string = before.name, before.doc_string
     after.metadata_props.update(before.metadata_props)
     names = {node.name for node in after}
+    now = {value.name: value for value in _values(after)}
     for node, counterpart in counterpart_nodes(before, after):
         if not counterpart.name and node.name not in names:
             counterpart.name = node.name
         counterpart.doc_string = counterpart.doc_string or node.doc_string
         counterpart.metadata_props.update(node.metadata_props)
+        devices.take_over(counterpart, devices.configurations_of(node), lambda value: now.get(value.name))
     values = {value.name: value for value in _values(before)}
-    for value in _values(after):
+    for value in now.values():
         known = values.get(value.name)
         if known is not None:
             value.shape = known.shape if value.shape is None else value.shape
             value.type = value.type or known.type
             value.doc_string = value.doc_string or known.doc_string
             value.metadata_props.update(known.metadata_props)
+            value.meta.update(known.meta)
 
 
 def counterpart_nodes(before: ir.Graph, after: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:

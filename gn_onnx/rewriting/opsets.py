@@ -15,6 +15,7 @@ from onnx import version_converter
 from onnx_ir.passes.common import InlinePass
 
 from gn_onnx.errors import GnOnnxError
+from gn_onnx.files import kept
 from gn_onnx.rewriting import old_operators
 from gn_onnx.rewriting.counterparts import annotate, counterparts
 
@@ -40,6 +41,7 @@ def converted(model: ir.Model, version: int) -> ir.Model:
     old_operators.check(model, old, version)
     weights = _weights_to_inputs(model.graph)
     proto = ir.to_proto(model)
+    kept.trailing_outputs(proto, model)
     if {n.op_type for n in proto.graph.node if n.domain == "" and n.op_type == "GroupNormalization"}:
         raise GnOnnxError(
             f"the model cannot be brought to opset {version}: a GroupNormalization of opset 18 would stay in it"

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from gn_onnx.group_norm import ACTIVATIONS, DOMAIN, DOMAIN_VERSION, OP_TYPE, GroupNorm, PerChannel, op_type
 from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, ModelView, subgraphs
+from gn_onnx.rewriting import devices
 from gn_onnx.rewriting.building import Builder, Constants, Namer
 from gn_onnx.rewriting.functions import can_mix_dtypes, function_body, unused_prefix
 from gn_onnx.rewriting.opsets import onnx_opset
@@ -181,10 +182,17 @@ def take_over(old: ir.Value, new: ir.Value, namer: Namer) -> None:
     new.type = old.type or new.type
     new.shape, new.doc_string = old.shape, old.doc_string
     new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)  # the annotation of quantisation is there
     name = old.name
     old.name = namer.fresh(f"{name}/replaced")
     new.name = name
+    before, after = old.producer(), new.producer()
+    sharded = {user: devices.configurations_of(user) for user, _ in old.uses()}
     old.replace_all_uses_with(new, replace_graph_outputs=True)
+    for user, configurations in sharded.items():
+        devices.take_over(user, configurations, lambda value: new if value is old else value)
+    if after is not None:
+        devices.take_over(after, devices.configurations_of(before), lambda value: new if value is old else None)
 
 
 def remove_dead(node: ir.Node) -> None:
