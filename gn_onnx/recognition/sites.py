@@ -86,9 +86,16 @@ def _can_be_written(walk: Walk, value: ir.Value) -> bool:
     """Whether the types fit, and all is known that a node needs."""
     if walk.dtypes.get(value) != walk.dtypes[walk.evaluation.root] or not _known_outside(walk, walk.matches[value]):
         return False
+    call = producer(value)
+    if call.op_identifier() in walk.view.functions and any(_is_used(v) for v in call.outputs if v is not value):
+        return False  # the call would stay for its other results: the node belongs into the function
     shape = _x_shape(walk, value)
     bound = bool(walk.evaluation.bindings)  # a size that was concluded is not written into the model
     return shape is None or not (bound or shape.count(-1) > 1)
+
+
+def _is_used(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def _is_clear(walk: Walk, value: ir.Value, answer: Match, *, only: bool) -> bool:
