@@ -18,6 +18,8 @@ A difference above the table is not yet an error of the fused model: `verify` th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -61,6 +63,19 @@ def coarsest(proto: onnx.ModelProto) -> float:
 def site_tolerance(dtype: np.dtype[np.generic]) -> float:
     """Largest |difference| allowed for one site in float64, relative to |scale * x_hat| + |bias| per channel."""
     return SITE_FLOAT64 + 1.01 * UNIT.get(name_of(dtype), 0.0)
+
+
+def input_condition(feeds: Mapping[str, np.ndarray]) -> float:
+    """The largest |mean| / std of a sample of any input, at least 1: what one rounding of x may grow to behind a norm."""
+    worst = 1.0
+    for array in feeds.values():
+        if array.dtype.kind not in "fV" or array.ndim < 2 or not array.size:
+            continue
+        samples = array.reshape(array.shape[0], -1).astype(np.float64)
+        with np.errstate(all="ignore"):
+            ratio = np.abs(samples.mean(axis=1)) / samples.std(axis=1)
+        worst = max(worst, float(ratio[np.isfinite(ratio)].max(initial=1.0)))
+    return worst
 
 
 def conditioned(tolerance: float, x: np.ndarray, num_groups: int, *, channels_last: bool = False) -> float:
