@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import numpy as np
 import onnx
 import pytest
+from forms_reader import FORMS, Form
 from hand_models import detector, fused_detector, group_norm_body
 from onnx import TensorProto, helper, numpy_helper
 
+from gn_onnx import fuse
 from gn_onnx.checking import arbitration, end_to_end, float64, inputs, site_inputs, verify, whole_float64
 from gn_onnx.checking.site_check import check_sites
 
@@ -218,3 +221,27 @@ def test_functions_may_stand_before_those_that_they_call() -> None:
     assert [site.status for site in found.sites] == ["equal"]
     feeds = inputs.make_inputs(original, "ordinary")
     assert whole_float64.evaluate(original, feeds) is not None
+
+
+_BODIES = ("If", "Loop", "Scan")
+
+
+def _is_unlike_most(form: Form) -> bool:
+    """Whether a site is somewhere else than in the main graph, or needs more than ONNX's own operators to be checked."""
+    odd = any(node.op_type in _BODIES or node.domain not in ("", "ai.onnx") for node in form.model.graph.node)
+    return odd or form.model.ir_version < 4 or form.name.startswith(("sample_", "slices_", "function_"))
+
+
+@pytest.mark.parametrize("target", ["plugin", "onnx"])
+@pytest.mark.parametrize("form", [f for f in FORMS if f.counts[-1:] > (0,) and _is_unlike_most(f)], ids=lambda f: f.name)
+def test_no_form_is_refused(form: Form, target: Literal["plugin", "onnx"]) -> None:
+    verification = verify.verify(form.model, fuse(form.model, target=target).model)
+    assert verification.ok, (verification.reason, verification.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["plugin", "onnx"])
+def test_no_form_at_all_is_refused(target: Literal["plugin", "onnx"]) -> None:
+    for form in FORMS:
+        verification = verify.verify(form.model, fuse(form.model, target=target).model)
+        assert verification.ok, (form.name, verification.reason, verification.notes)

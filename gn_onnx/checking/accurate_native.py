@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from gn_onnx.checking.site_check import is_group_norm
+from gn_onnx.files import graph_walk
 from gn_onnx.group_norm import DOMAIN, DOMAIN_VERSION, OP_TYPE
 from gn_onnx.rewriting.functions import function_body
 
@@ -19,14 +20,14 @@ _PER_CHANNEL_SINCE = 21
 
 
 def with_accurate_bodies(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """A copy of the model with our operator in the place of ONNX's, or None where the main graph has none."""
+    """A copy of the model with our operator in the place of ONNX's, or None where its graphs have none."""
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-    native = [node for node in proto.graph.node if is_group_norm(node) and node.domain != DOMAIN]
+    native = [node for node in graph_walk.all_nodes(proto.graph.node) if is_group_norm(node) and node.domain != DOMAIN]
     if not native or opset < _PER_CHANNEL_SINCE:
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    for node in copy.graph.node:
+    for node in graph_walk.all_nodes(copy.graph.node):
         if is_group_norm(node) and node.domain != DOMAIN:
             node.domain = DOMAIN
     types = {tensor.data_type for tensor in proto.graph.initializer}

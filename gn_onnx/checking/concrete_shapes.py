@@ -48,8 +48,9 @@ def concrete_shapes(proto: onnx.ModelProto, input_shapes: Mapping[str, tuple[int
         inferred = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
         return shapes | dict(input_shapes)  # odd models: the other shapes are then simply not known
-    _collect(inferred.graph, shapes)
-    return shapes
+    told_twice: set[str] = set()
+    _collect(inferred.graph, shapes, told_twice)
+    return {name: shape for name, shape in shapes.items() if name not in told_twice}
 
 
 def _known_to_inference(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -76,11 +77,14 @@ def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
         value.type.tensor_type.shape.dim.add().dim_value = size
 
 
-def _collect(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
+def _collect(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]], told_twice: set[str]) -> None:
+    """Adds what is known of a graph and those inside it; graphs side by side may use one name for two shapes."""
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
-            shapes.setdefault(value.name, tuple(dim.dim_value for dim in tensor.shape.dim))
+            shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+            if shapes.setdefault(value.name, shape) != shape:
+                told_twice.add(value.name)
     for node in graph.node:
         for subgraph in graph_walk.subgraphs(node):
-            _collect(subgraph, shapes)
+            _collect(subgraph, shapes, told_twice)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, inliner, numpy_helper
 from onnx.reference.op_run import OpRun
 
 from gn_onnx.files import graph_walk
-from gn_onnx.group_norm import OP_TYPE
+from gn_onnx.group_norm import DOMAIN, OP_TYPE
 from gn_onnx.reference import OPS, group_norm
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -56,11 +56,24 @@ def _quick_gelu(self: OpRun, x: Array, **_: Any) -> tuple[Array]:
     return (x / (1 + np.exp(-values.get("alpha", 1.702) * x)),)
 
 
+def _fused_mat_mul(self: OpRun, a: Array, b: Array, **_: Any) -> tuple[Array]:
+    values = {attribute.name: attribute for attribute in self.onnx_node.attribute}
+    sides = []
+    for side, array in (("A", a), ("B", b)):
+        if f"transBatch{side}" in values and values[f"transBatch{side}"].i:
+            array = np.moveaxis(array, 0, -2)
+        if f"trans{side}" in values and values[f"trans{side}"].i:
+            array = array.swapaxes(-1, -2)
+        sides.append(array)
+    return ((values["alpha"].f if "alpha" in values else 1.0) * (sides[0] @ sides[1]),)
+
+
 _Contrib = type("GroupNorm", (OpRun,), {"op_domain": "com.microsoft", "_run": _contrib_run})
 
 GROUP_NORM_OPS = (
     _Contrib,
     type("SkipGroupNorm", (OpRun,), {"op_domain": "com.microsoft", "_run": _skip_run}),
+    type("FusedMatMul", (OpRun,), {"op_domain": "com.microsoft", "_run": _fused_mat_mul}),
     type("QuickGelu", (OpRun,), {"op_domain": "com.microsoft", "_run": _quick_gelu}),
     type(OP_TYPE, (OpRun,), {"op_domain": "", "_run": _standard_run}),
     *OPS,
@@ -74,6 +87,8 @@ def to_float64(node: onnx.NodeProto) -> onnx.NodeProto:
     copy.CopyFrom(node)
     copy.domain = "" if node.domain == "ai.onnx" else node.domain  # onnx.reference knows one spelling of it
     for attribute in copy.attribute:
+        if attribute.ref_attr_name:
+            continue
         if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
             array = np.array(attribute.f if attribute.name == "value_float" else list(attribute.floats), np.float64)
             attribute.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
@@ -81,6 +96,8 @@ def to_float64(node: onnx.NodeProto) -> onnx.NodeProto:
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
         elif attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
             attribute.i = TensorProto.DOUBLE
+    if copy.op_type == "ConstantOfShape" and not copy.attribute:
+        copy.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))  # not float32
     for graph in graph_walk.subgraphs(copy):
         graph_to_float64(graph)
     return copy
@@ -98,6 +115,27 @@ def graph_to_float64(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type in _FLOATS:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without functions that read attributes of their calls; its calls are completed in place.
+
+    Neither onnx.reference nor ONNX's inliner knows the defaults of such attributes.
+    """
+    calls = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    reading = {
+        graph_walk.key_of(function): function
+        for function in model.functions
+        if function.domain != DOMAIN
+        and any(a.ref_attr_name for node in graph_walk.all_nodes(function.node) for a in node.attribute)
+    }
+    for node in graph_walk.all_nodes(calls) if reading else ():
+        function = reading.get(graph_walk.called_by(node))
+        given = {attribute.name for attribute in node.attribute}
+        if function is not None:
+            node.attribute.extend(default for default in function.attribute_proto if default.name not in given)
+    names = [(domain, name) for domain, name, _ in reading]
+    return inliner.inline_selected_functions(model, names) if reading else model
 
 
 def without_overloads(model: onnx.ModelProto) -> None:

@@ -17,6 +17,8 @@ from onnx import numpy_helper
 from gn_onnx.files import external_data, graph_walk, sparse
 
 _MAX_CONSTANT_ELEMENTS = 1 << 24
+_DEFAULTS_SINCE = 4
+"""Before this IR version, an initializer was listed as an input and was a constant all the same."""
 _RANDOM = {
     "RandomNormal",
     "RandomUniform",
@@ -125,6 +127,8 @@ def scopes(
 
     def add_graph(graph: onnx.GraphProto, key: tuple[str, ...], parent: Scope | None) -> None:
         inputs = {value.name for value in graph.input}
+        if proto.ir_version < _DEFAULTS_SINCE:
+            inputs -= {tensor.name for tensor in graph.initializer}
         constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
         small = (t for t in graph.sparse_initializer if math.prod(t.dims) <= _MAX_CONSTANT_ELEMENTS)
         constants |= {tensor.values.name: sparse.dense(tensor) for tensor in small if not _lies_outside(tensor)}

@@ -151,6 +151,10 @@ class Site:
         self.attributes = {attribute.name: attribute for attribute in node.attribute}
         self.num_groups = int(self.attributes["num_groups"].i) if "num_groups" in self.attributes else 1
         self.channels_last = "ChannelsLast" in node.op_type
+        made = new.home(node.input[0])
+        unsqueezed = made.nodes[made.producer[node.input[0]]] if node.input[0] in made.producer else None
+        self.one_sample = unsqueezed is not None and unsqueezed.op_type == "Unsqueeze" and self.x == unsqueezed.input[0]
+        """x is a sample, which the node is given as a batch of one."""
 
     def check(self, evaluator: Evaluator, types: Mapping[str, int], rng: np.random.Generator) -> SiteCheck:
         dtype = _dtype(types, (self.x, *self.node.input[1:], self.output))
@@ -208,10 +212,11 @@ class Site:
             raise CannotEvaluate(f"x of shape {list(shape)} is too large to evaluate in float64")
         epsilon = self.attributes["epsilon"].f if "epsilon" in self.attributes else 1e-5
         # With fewer than three statistics, each kind of data needs a run of its own.
-        rounds = 1 if shape[0] * self.num_groups >= 3 else 3
+        batch = (1, *shape) if self.one_sample else shape
+        rounds = 1 if batch[0] * self.num_groups >= 3 else 3
         for first in range(rounds):
-            x = random_groups(shape, self.num_groups, epsilon, rng, first_kind=first, channels_last=self.channels_last)
-            yield {self.x: x} | others
+            x = random_groups(batch, self.num_groups, epsilon, rng, first_kind=first, channels_last=self.channels_last)
+            yield {self.x: x.reshape(shape)} | others
 
     def _leaf_shapes(self, evaluator: Evaluator, rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
         names = dict.fromkeys((*self.before.leaves, *self.after.leaves))

@@ -115,10 +115,12 @@ def _piece(site: Site, original: bool) -> Piece:
 def _compare(site: Site, values: Mapping[str, np.ndarray], evaluator: Evaluator, data: str, original: bool) -> Comparison:
     piece = _piece(site, original)
     leaves = {name: values[name].astype(np.float64) for name in piece.leaves}
-    y = values[site.output]
+    x, y = values[site.x], values[site.output]
+    if x.ndim != y.ndim and x.size == y.size:
+        x = x.reshape(y.shape)  # as the node is given it
     bound = tolerances.conditioned(
         tolerances.output_tolerance(y.dtype),
-        values[site.x],
+        x[None] if site.one_sample else x,
         site.num_groups,
         channels_last=site.channels_last,
     )

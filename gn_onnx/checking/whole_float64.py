@@ -11,7 +11,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from gn_onnx.checking import concrete_shapes
-from gn_onnx.checking.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64, without_overloads
+from gn_onnx.checking.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64, with_functions_inlined, without_overloads
 from gn_onnx.checking.subgraph import EVALUATION_ERRORS
 from gn_onnx.files import external_data, graph_walk
 
@@ -27,6 +27,7 @@ def evaluate(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[st
         return None
     model = onnx.ModelProto()
     model.CopyFrom(proto)
+    model = with_functions_inlined(model)
     graph_to_float64(model.graph)
     for function in model.functions:
         nodes = [to_float64(node) for node in function.node]
