@@ -122,7 +122,8 @@ class FuseGroupNorm(ir.passes.InPlacePass):
             rejected = [*rejected, *old]
         if not found:
             return found, rejected
-        rewrite(trial, found if version >= GROUP_NORMALIZATION_OPSET else _recognized(trial)[0], "onnx")
+        now = found if version >= GROUP_NORMALIZATION_OPSET else _recognized(trial)[0]
+        rewrite(trial, across_transposes(now), "onnx")
         if version < GROUP_NORMALIZATION_OPSET:
             try:
                 trial = converted(trial, GROUP_NORMALIZATION_OPSET)

@@ -67,6 +67,7 @@ class GroupNorm:
         x_shape: Where the output has another shape than x with the same elements in the same order (x is
             [N, C, H, W], the output [N, C, H*W]): what x has to be reshaped to first, as ONNX's Reshape takes it
             (0: this dimension as it is, -1: the rest). None: the output has x's own shape.
+        x_perm: Where the output has the layout of a Transpose of x: the `perm` of that.
         one_sample: x and output are one sample, [C, *spatial] or [*spatial, C]: the node is given a batch of one.
         num_groups: Number of groups; divides C.
         epsilon: Added to the variance inside the root.
@@ -97,6 +98,7 @@ class GroupNorm:
     num_channels: int | None
     sizes: tuple[int | None, ...] | None = None
     x_shape: tuple[int, ...] | None = None
+    x_perm: tuple[int, ...] | None = None
     one_sample: bool = False
     stash_type: int = 1
     channels_last: bool = False

@@ -341,7 +341,8 @@ def _dropout(call: Call, x: Array, ratio: Array | None = None, training: Array |
 def _windows(call: Call, x: Array, kernel: Sequence[int]) -> Array:
     """[N, C, *positions, *kernel]; without dilations."""
     rank = len(kernel)
-    if call.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET") or set(call.get("dilations", [1])) != {1}:
+    automatic = call.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET") and set(kernel) != {1}
+    if automatic or set(call.get("dilations", [1])) != {1}:
         raise Unsupported("windows with automatic padding or dilations")
     pads = call.get("pads") or [0] * (2 * rank)
     x = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])

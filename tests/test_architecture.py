@@ -36,7 +36,7 @@ RECOGNISER = (
         "recognition.transfer.calls",
         "recognition.transfer.contractions",
     ),
-    ("recognition.transfer.normalisations", "recognition.transfer.slices"),
+    ("recognition.transfer.normalisations", "recognition.transfer.slices", "recognition.transfer.casts"),
     ("recognition.transfer.writes",),
     ("recognition.transfer",),
     ("recognition.walk",),

@@ -193,6 +193,8 @@ class Evaluation:
             node = current.producer()
             if current in seen or current in visible or node is None or node.op_type in ("Shape", "Size"):
                 continue
+            if self.view.dtype(current) == ir.DataType.BOOL:
+                continue  # true or false whatever it was computed of
             lifted = current in self._lifted
             if current in self.broken and (lifted or beyond):
                 raise NotExpressible(f"{current.name!r} cancels, but not where it is not a number")
@@ -255,9 +257,9 @@ class Evaluation:
         """A constant, one atom for every dimension larger than 1."""
         if array.size == 0:
             raise NotExpressible("an empty constant")
+        if not np.all(np.isfinite(array.astype(np.float64))):
+            raise NotExpressible("a constant that is not finite: what is computed with it is no number")
         data = self._unrounded(array)
-        if not np.all(np.isfinite(data)):
-            raise NotExpressible("a constant that is not finite")
         dims = tuple(free_dim(Size.of(n)) for n in data.shape)
         atoms = tuple(dim[0] for dim, n in zip(dims, data.shape, strict=True) if n > 1)
         coefficient = Coefficient(data.reshape([n for n in data.shape if n > 1]), atoms)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from gn_onnx.recognition import integers
 from gn_onnx.recognition.layout import LayoutError, free_dim, resolve_target
-from gn_onnx.recognition.model_view import ModelView
+from gn_onnx.recognition.model_view import STANDARD_DOMAINS, ModelView
 from gn_onnx.recognition.shape_inference import READS_CONSTANTS, Dimensions
 from gn_onnx.recognition.sizes import Size
 
@@ -62,6 +62,7 @@ def follow_shapes(view: ModelView) -> None:
     """Lets the view know every shape that follows from others (those in bodies of functions apart)."""
     known: dict[ir.Value, np.ndarray] = {}
     reshaped: dict[ir.Value, Dimensions] = {}
+    _follow_windows(view)
     for _ in range(_MAX_ROUNDS):
         arithmetic = _Arithmetic(view)
         numbers = _computed(arithmetic, known)
@@ -71,6 +72,39 @@ def follow_shapes(view: ModelView) -> None:
         known |= numbers
         reshaped |= dimensions
         view.infer_from(known, reshaped)
+        _follow_windows(view)
+
+
+def _follow_windows(view: ModelView) -> None:
+    """Behind a Conv or a pooling that keeps the sizes of the map, inference names them anew where it does not know them."""
+    for node in view.model.graph:
+        if node.op_type not in _WINDOWS or node.domain not in STANDARD_DOMAINS or not _keeps_sizes(node):
+            continue
+        before = None if node.inputs[0] is None else view.shape(node.inputs[0])
+        after = view.shape(node.outputs[0])
+        for own, new in zip((before or ())[2:], (after or ())[2:], strict=False):
+            if own != new and len(new.symbols) == 1 and new == Size.symbol(new.symbols[0][0]):
+                view.name_the_same(new.symbols[0][0], own)
+
+
+_WINDOWS = ("Conv", "MaxPool", "AveragePool")
+
+
+def _keeps_sizes(node: ir.Node) -> bool:
+    """Whether the windows move by 1, and the map is padded by what they reach over its border."""
+    given = node.attributes
+    if any(attribute.is_ref() for attribute in given.values()) or "kernel_shape" not in given:
+        return False
+    kernel = given["kernel_shape"].as_ints()
+    if "strides" in given and set(given["strides"].as_ints()) != {1}:
+        return False
+    automatic = given["auto_pad"].as_string() if "auto_pad" in given else "NOTSET"
+    if automatic != "NOTSET":
+        return automatic in ("SAME_UPPER", "SAME_LOWER")
+    pads = given["pads"].as_ints() if "pads" in given else [0] * (2 * len(kernel))
+    dilations = given["dilations"].as_ints() if "dilations" in given else [1] * len(kernel)
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=False)]
+    return [a + b for a, b in zip(pads, pads[len(kernel) :], strict=False)] == reach
 
 
 def _open_nodes(view: ModelView) -> Iterator[ir.Node]:

@@ -268,5 +268,13 @@ def _bind_sizes(a: Dim, b: Dim) -> None:
             raise Bind(unknown.symbols[0][0], value)
 
 
+def permutation(before: Dims, after: Dims) -> tuple[int, ...] | None:
+    """The `perm` of a Transpose between two layouts that leaves the first dimension where it is; None if there is none."""
+    if before == after or len(before) != len(after) or before[:1] != after[:1] or set(before) != set(after):
+        return None
+    places = {dim: [i for i, other in enumerate(before) if other == dim] for dim in after}
+    return tuple(places[dim].pop(0) for dim in after)
+
+
 def _show(target: Sequence[Size]) -> str:
     return "[" + ", ".join(str(size) for size in target) + "]"

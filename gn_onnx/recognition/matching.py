@@ -15,7 +15,7 @@ import onnx_ir as ir
 from gn_onnx.group_norm import PerChannel
 from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.evaluation import Evaluation, Fact
-from gn_onnx.recognition.layout import Atom, Dims, dim_size
+from gn_onnx.recognition.layout import Atom, Dims, dim_size, permutation
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import THE_X, Log, Moment, Monomial, Poly, Root, Symbol, Tensor, constant
 from gn_onnx.recognition.sizes import Size, product
@@ -44,7 +44,7 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
     """The GroupNorm that `fact` is. Raises Mismatch."""
     algebra = evaluation.algebra
     parts = _split(algebra, fact.poly)
-    if _flat(fact.dims) != _flat(evaluation.dims):
+    if _flat(fact.dims) != _flat(evaluation.dims) and permutation(evaluation.dims, fact.dims) is None:
         raise Mismatch("the normalised value is not brought back to the input's own layout")
     variance = variance_of(evaluation, parts.root)
     group = variance.atoms

@@ -49,6 +49,7 @@ class ModelView:
         self._inputs_may_be_constant = model.ir_version < FIRST_IR_VERSION_WITH_DEFAULTS
         self._fixed: dict[ir.Value, bool] | None = None
         self._inferred: dict[ir.Graph, Known] | None = None
+        self._same_size: dict[str, Size] = {}
         self._inferred_bodies: dict[ir.Function, dict[ir.Graph, Known]] = {}
         self._outer: dict[ir.Graph, ir.Graph] = {}
         self.body_of = {function.graph: function for function in self.functions.values()}
@@ -146,6 +147,14 @@ class ModelView:
 
     def shape(self, value: ir.Value) -> tuple[Size, ...] | None:
         """Sizes of the dimensions, symbols for unknown ones; None when the rank is not known."""
+        sizes = self._shape(value)
+        return sizes if sizes is None or not self._same_size else tuple(size.substitute(self._same_size) for size in sizes)
+
+    def name_the_same(self, symbol: str, size: Size) -> None:
+        """Lets a size that inference gave a name of its own be the one that it was found to equal."""
+        self._same_size[symbol] = size
+
+    def _shape(self, value: ir.Value) -> tuple[Size, ...] | None:
         own = _sizes(value)
         if own is not None and all(size.static is not None for size in own):
             return own
@@ -168,6 +177,7 @@ class ModelView:
     def infer_from(self, computed: Mapping[ir.Value, np.ndarray], shaped: Mapping[ir.Value, Dimensions]) -> None:
         """Infers shapes once more, knowing what some values are and what shapes some have (bodies of functions apart)."""
         known = {v: (self.dtype(v) or ir.DataType.UNDEFINED, dimensions) for v, dimensions in shaped.items()}
+        self._same_size.clear()  # inference gives names anew
         self._inferred = infer(self.model, lambda value: computed[value] if value in computed else self.folded(value), known)
 
     def inferred(self, value: ir.Value) -> Inferred | None:
@@ -238,7 +248,8 @@ def _run(node: ir.Node, arrays: list[np.ndarray | None], opset: int, output: ir.
     feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if name}
     try:
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-        (result,) = ReferenceEvaluator(model).run(None, feeds)
+        with np.errstate(all="ignore"):
+            (result,) = ReferenceEvaluator(model).run(None, feeds)
     except Exception:  # the reference raises whatever NumPy raises; an unfoldable node is simply not constant
         return None
     return result if isinstance(result, np.ndarray) else None

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from gn_onnx.group_norm import GroupNorm
 from gn_onnx.recognition.evaluation import same_values
-from gn_onnx.recognition.layout import dim_size
+from gn_onnx.recognition.layout import dim_size, permutation
 from gn_onnx.recognition.matching import Match
 from gn_onnx.recognition.roots import STATISTICS
 from gn_onnx.recognition.walk import Walk, producer
@@ -50,6 +50,8 @@ def find_sites(walk: Walk, *, only: bool) -> list[Site]:
         for later in answers:
             if order[producer(later)] <= order[producer(current)] or _is_normalised_again(walk, current, later):
                 continue
+            if _is_permuted(walk, current) != _is_permuted(walk, later):
+                continue  # that is a Transpose of the result
             if walk.leads_only_to(current, later):
                 current = later
         behind |= walk.descendants(value)
@@ -89,9 +91,15 @@ def _can_be_written(walk: Walk, value: ir.Value) -> bool:
     call = producer(value)
     if call.op_identifier() in walk.view.functions and any(_is_used(v) for v in call.outputs if v is not value):
         return False  # the call would stay for its other results: the node belongs into the function
+    if _is_permuted(walk, value):
+        return True
     shape = _x_shape(walk, value)
     bound = bool(walk.evaluation.bindings)  # a size that was concluded is not written into the model
     return shape is None or not (bound or shape.count(-1) > 1)
+
+
+def _is_permuted(walk: Walk, value: ir.Value) -> bool:
+    return permutation(walk.evaluation.dims, walk.evaluation.facts[value].dims) is not None
 
 
 def _is_used(value: ir.Value) -> bool:
@@ -131,14 +139,18 @@ def _is_other_normalisation(walk: Walk, value: ir.Value) -> bool:
 
 def _site(walk: Walk, value: ir.Value) -> Site:
     answer, root = walk.matches[value], walk.evaluation.root
+    x, x_perm = _source(walk, value)
     nodes = walk.nodes_between(value)
+    if x is not root:
+        nodes = [node for node in nodes if node not in walk.nodes_between(x)]
     rank = len(walk.evaluation.facts[value].dims)
     dtype = walk.dtypes[root] or ir.DataType.FLOAT
     core = next((n for n in nodes if n.op_type.endswith(("Normalization", "GroupNorm"))), None)
     core = core or next((n for n in nodes if n.op_type.startswith(("Reduce", "Global"))), producer(value))
     group_norm = GroupNorm(
-        x=min(same_values(root), key=lambda v: -1 if v.producer() is None else walk.view.position[producer(v)]),
+        x=x,
         output=value,
+        x_perm=x_perm,
         x_shape=_x_shape(walk, value),
         num_groups=answer.num_groups,
         epsilon=answer.epsilon,
@@ -153,7 +165,7 @@ def _site(walk: Walk, value: ir.Value) -> Site:
         channels_last=answer.channel_axis == rank - 1 + answer.one_sample and rank + answer.one_sample > 2,
         core=core.op_type,
         native=len(nodes) == 1 and nodes[0].op_type in _NATIVE,
-        shaped_like_x=tuple(v for v in walk.evaluation.facts if _has_shape_of_x(walk, v, nodes)),
+        shaped_like_x=tuple(v for v in walk.evaluation.facts if x_perm is None and _has_shape_of(walk, v, x, nodes)),
         node_names=tuple(n.name or "" for n in nodes),
     )
     left_alone = None
@@ -177,8 +189,25 @@ def _is_view_of_quantised(value: ir.Value) -> bool:
     return True
 
 
-def _has_shape_of_x(walk: Walk, value: ir.Value, nodes: list[ir.Node]) -> bool:
-    return value.producer() in nodes and walk.evaluation.facts[value].dims == walk.evaluation.dims
+def _has_shape_of(walk: Walk, value: ir.Value, x: ir.Value, nodes: list[ir.Node]) -> bool:
+    return value.producer() in nodes and walk.evaluation.facts[value].dims == walk.evaluation.facts[x].dims
+
+
+def _source(walk: Walk, value: ir.Value) -> tuple[ir.Value, tuple[int, ...] | None]:
+    """What the node takes: x, or x in the layout of the result, and the Transpose that has to be made of it."""
+    facts, root, position = walk.evaluation.facts, walk.evaluation.root, walk.view.position
+    earliest = min(same_values(root), key=lambda v: -1 if v.producer() is None else position[producer(v)])
+    perm = permutation(walk.evaluation.dims, facts[value].dims)
+    if perm is None:
+        return earliest, None
+    for other, fact in facts.items():
+        node = other.producer()
+        if node is None or node.op_type != "Transpose" or fact.dims != facts[value].dims:
+            continue
+        same_type = walk.dtypes[other] == walk.dtypes[root]
+        if same_type and walk.is_x(other) and position[node] < position[producer(value)]:
+            return other, None
+    return earliest, perm
 
 
 def _sizes(walk: Walk, value: ir.Value) -> tuple[int | None, ...] | None:
@@ -192,7 +221,7 @@ def _sizes(walk: Walk, value: ir.Value) -> tuple[int | None, ...] | None:
 def _x_shape(walk: Walk, value: ir.Value) -> tuple[int, ...] | None:
     """What x has to be reshaped to first (0: as it is, -1: the rest); None where the output has x's own shape."""
     dims, own = walk.evaluation.facts[value].dims, walk.evaluation.dims
-    if dims == own:
+    if dims == own or _is_permuted(walk, value):
         return None
     target = []
     for i, dim in enumerate(dims):

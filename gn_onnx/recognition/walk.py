@@ -162,6 +162,11 @@ class Walk:
             return False
         return all(not coefficient.atoms for coefficient in fact.poly.values())
 
+    def is_x(self, value: ir.Value) -> bool:
+        """Whether a value is x itself, in whatever layout."""
+        fact = self.evaluation.facts.get(value)
+        return fact is not None and not self.evaluation.algebra.add(fact.poly, of_factor(THE_X), -1.0)
+
     def leads_only_to(self, value: ir.Value, later: ir.Value) -> bool:
         """Whether every use of `value` ends in `later`, so that replacing `later` leaves nothing of the chain alive."""
         stack, seen = [value], {value, later}

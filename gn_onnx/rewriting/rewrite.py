@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from gn_onnx.group_norm import ACTIVATIONS, DOMAIN, DOMAIN_VERSION, OP_TYPE, GroupNorm, PerChannel, op_type
-from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, ModelView, subgraphs
+from gn_onnx.recognition.model_view import FIRST_IR_VERSION_WITH_DEFAULTS, STANDARD_DOMAINS, ModelView, subgraphs
 from gn_onnx.rewriting import devices
 from gn_onnx.rewriting.building import Builder, Constants, Namer
 from gn_onnx.rewriting.functions import can_mix_dtypes, function_body, unused_prefix
@@ -97,6 +97,8 @@ def _replace(
     in_function = function is not None and last.graph is function.graph
     builder = Builder(last.graph, output.name or "group_norm", constants, dtype, opset, in_function=in_function)
     x = group_norm.x
+    if group_norm.x_perm is not None:
+        x = builder.node("Transpose", [x], "transposed", group_norm.dtype, perm=group_norm.x_perm)
     if group_norm.x_shape is not None:
         x = builder.node("Reshape", [x, builder.ints(group_norm.x_shape, "shape")], "reshaped", group_norm.dtype)
     if dtype != group_norm.dtype:
@@ -110,14 +112,15 @@ def _replace(
     if function is not None:
         function.opset_imports[DOMAIN] = DOMAIN_VERSION
     output.shape = output.shape or _shape(group_norm)
-    if group_norm.x_shape is None and group_norm.x.shape is None and function is None:
+    as_it_is = group_norm.x_shape is None and group_norm.x_perm is None
+    if as_it_is and group_norm.x.shape is None and function is None:
         # With the library, ONNX Runtime takes an input whose rank it does not infer for a scalar, and so the output.
         group_norm.x.shape = _shape(group_norm)
         group_norm.x.type = group_norm.x.type or ir.TensorType(group_norm.dtype)
     take_over(output, new, constants.namer)
     for value in group_norm.shaped_like_x:
         for user, index in tuple(value.uses()):
-            if user.op_type == "Shape" and group_norm.x_shape is None:
+            if user.op_type == "Shape" and as_it_is:
                 user.replace_input_with(index, group_norm.x)
     remove_dead(last)
     if output.producer() is None or last.graph is None:
@@ -127,7 +130,7 @@ def _replace(
 
 def _shape(group_norm: GroupNorm) -> ir.Shape | None:
     """Of the output: what was inferred, and the names that x gives to the other sizes."""
-    named = group_norm.x.shape if group_norm.x_shape is None else None
+    named = group_norm.x.shape if group_norm.x_shape is None and group_norm.x_perm is None else None
     if group_norm.sizes is None or (named is not None and len(named) != group_norm.rank):
         return named
     return ir.Shape(
@@ -141,7 +144,7 @@ def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, targe
     if group_norm.one_sample:
         x = builder.with_axes("Unsqueeze", x, [0], "batch_of_one")
     if not plugin and group_norm.channels_last:
-        x = builder.node("Transpose", [x], "to_channels_first", perm=_to_channels_first(rank))
+        x = _channels_first(builder, x, rank)
     axis = -1 if plugin and group_norm.channels_last else 1
     scale = builder.per_channel(group_norm.scale, group_norm.num_channels, x, axis, "scale")
     bias = builder.per_channel(group_norm.bias, group_norm.num_channels, x, axis, "bias")
@@ -154,9 +157,27 @@ def _group_norm_node(builder: Builder, group_norm: GroupNorm, x: ir.Value, targe
         attributes["alpha"] = float(group_norm.alpha)
     op = group_norm.op_type if plugin else OP_TYPE
     y = builder.node(op, [x, scale, bias], "GroupNorm", domain=DOMAIN, **attributes)
+    own = group_norm.output.shape or _shape(group_norm)
+    if plugin and group_norm.one_sample and own is not None:
+        y.shape = ir.Shape([1, *own])
     if not plugin and group_norm.channels_last:
         y = builder.node("Transpose", [y], "to_channels_last", perm=_to_channels_last(rank))
     return builder.with_axes("Squeeze", y, [0], "the_sample") if group_norm.one_sample else y
+
+
+def _channels_first(builder: Builder, x: ir.Value, rank: int) -> ir.Value:
+    """x with the channels behind the batch; where a Transpose put them last, what that was made of."""
+    made = x.producer()
+    is_transpose = made is not None and made.op_type == "Transpose" and made.domain in STANDARD_DOMAINS
+    perm = made.attributes.get("perm") if made is not None and is_transpose else None
+    if made is None or perm is None or perm.is_ref() or list(perm.as_ints()) != _to_channels_last(rank):
+        return builder.node("Transpose", [x], "to_channels_first", perm=_to_channels_first(rank))
+    source = made.inputs[0]
+    assert source is not None, "a Transpose has an input"
+    if made in builder.nodes:  # made for this site, and not needed after all
+        builder.nodes.remove(made)
+        made.replace_input_with(0, None)
+    return source
 
 
 def _to_channels_first(rank: int) -> list[int]:

@@ -1,9 +1,9 @@
 """Transfer functions: what one operator does to a fact, a few lines each.
 
 To teach the recogniser a new operator, write its function in the file of its kind and add a line to that file's
-table: `elementwise` (arithmetic), `choices` (one operand of two), `moving` (layout only), `slices` (parts of an axis and
-back), `writes` (slices into a tensor), `reductions`, `contractions` (products that are summed), `normalisations` (one
-node that normalises).
+table: `elementwise` (arithmetic), `choices` (one operand of two), `casts`, `moving` (layout only), `slices` (parts of an
+axis and back), `writes` (slices into a tensor), `reductions`, `contractions` (products that are summed),
+`normalisations` (one node that normalises).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gn_onnx.recognition.model_view import STANDARD_DOMAINS
 from gn_onnx.recognition.polynomials import Moment, NotExpressible, Root, X
 from gn_onnx.recognition.transfer import (
     calls,
+    casts,
     choices,
     contractions,
     elementwise,
@@ -30,6 +31,7 @@ from gn_onnx.recognition.transfer.common import TransferFunction
 TRANSFER: dict[str, TransferFunction] = {
     **elementwise.TABLE,
     **choices.TABLE,
+    **casts.TABLE,
     **moving.TABLE,
     **slices.TABLE,
     **writes.TABLE,

@@ -22,7 +22,7 @@ def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     if condition is not None and condition.size and np.all(condition == condition.ravel()[0]):
         holds: bool | None = bool(condition.ravel()[0])
     else:
-        holds = _always(evaluation, node, depth)
+        holds = truth(evaluation, node.inputs[0], depth, node)
     if holds is None and (_is_zero_of_constant_group(evaluation, node, depth) or _is_the_same(evaluation, node, depth)):
         holds = False
     if holds is None:
@@ -31,11 +31,11 @@ def _where(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     fact = operand(evaluation, node, chosen, depth)
     # The condition and the operand that is never taken still broadcast.
     for unused in (node.inputs[0], node.inputs[other]):
-        fact = broadcast(evaluation, fact, _shape_of(evaluation, unused, depth))
+        fact = broadcast(evaluation, fact, shape_of(evaluation, unused, depth))
     return fact
 
 
-def _shape_of(evaluation: Evaluation, value: ir.Value | None, depth: int) -> Fact:
+def shape_of(evaluation: Evaluation, value: ir.Value | None, depth: int) -> Fact:
     """A fact that says nothing but the shape.
 
     From what is known of the data before what inference knows: an inferred batch may have another name than x's.
@@ -61,11 +61,11 @@ _MAX_DEPTH = 16
 
 
 def _shape_of_all(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    return functools.reduce(functools.partial(broadcast, evaluation), (_shape_of(evaluation, v, depth) for v in node.inputs))
+    return functools.reduce(functools.partial(broadcast, evaluation), (shape_of(evaluation, v, depth) for v in node.inputs))
 
 
 def _shape_of_first(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    return _shape_of(evaluation, node.inputs[0], depth)
+    return shape_of(evaluation, node.inputs[0], depth)
 
 
 def _shape_of_expanded(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact | None:
@@ -73,13 +73,13 @@ def _shape_of_expanded(evaluation: Evaluation, node: ir.Node, depth: int) -> Fac
     if target is None or not all(isinstance(size, Size) for size in target.ravel()):
         return None
     expanded = Fact({}, tuple(free_dim(size) for size in target.ravel()))
-    return broadcast(evaluation, _shape_of(evaluation, node.inputs[0], depth), expanded)
+    return broadcast(evaluation, shape_of(evaluation, node.inputs[0], depth), expanded)
 
 
 def _shape_of_extremes(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact | None:
     if not int_attribute(evaluation, node, "keepdims", 1) or int_attribute(evaluation, node, "noop_with_empty_axes", 0):
         return None
-    dims = _shape_of(evaluation, node.inputs[0], depth).dims
+    dims = shape_of(evaluation, node.inputs[0], depth).dims
     over = axes(evaluation, node, len(dims)) or range(len(dims))
     return Fact({}, tuple(() if i in over else dim for i, dim in enumerate(dims)))
 
@@ -132,9 +132,12 @@ def _compares_extremes(evaluation: Evaluation, test: ir.Node, moment: Moment, de
     return True
 
 
-def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
-    """What the comparison in front of a Where gives for every x, as far as bounds of the values tell."""
-    test, answer = _test(node.inputs[0])
+def truth(evaluation: Evaluation, condition: ir.Value | None, depth: int, choice: ir.Node | None = None) -> bool | None:
+    """What a comparison gives for every x, as far as bounds of the values tell.
+
+    Where it decides a `choice` between its own operands, either will do for it where they are equal.
+    """
+    test, answer = _test(condition)
     if test is None or test.op_type not in _COMPARISONS:
         return None
     algebra = evaluation.algebra
@@ -148,10 +151,10 @@ def _always(evaluation: Evaluation, node: ir.Node, depth: int) -> bool | None:
         return answer if test.op_type == "Equal" or not strict else not answer
     above, below = _least(evaluation, gap), _least(evaluation, algebra.multiply(gap, constant(-1.0)))
     if test.op_type == "Equal":
-        return not answer if above > 0 or below > 0 or _are_the_branches(evaluation, node, gap, depth) else None
+        return not answer if above > 0 or below > 0 or _are_the_branches(evaluation, choice, gap, depth) else None
     holds, fails = (above, below) if sign > 0 else (below, above)
     for bound, outcome, decided in ((holds, answer, not strict), (fails, not answer, strict)):
-        if bound > 0 or (bound == 0 and (decided or _are_the_branches(evaluation, node, gap, depth))):
+        if bound > 0 or (bound == 0 and (decided or _are_the_branches(evaluation, choice, gap, depth))):
             return outcome
     return None
 
@@ -166,8 +169,10 @@ def _least(evaluation: Evaluation, poly: Poly) -> float:
     return evaluation.algebra.lower_bound(poly)
 
 
-def _are_the_branches(evaluation: Evaluation, node: ir.Node, gap: Poly, depth: int) -> bool:
+def _are_the_branches(evaluation: Evaluation, node: ir.Node | None, gap: Poly, depth: int) -> bool:
     """Whether a Where chooses between the operands of its comparison: where these are equal, either will do."""
+    if node is None:
+        return False
     algebra = evaluation.algebra
     try:
         yes, no = operand(evaluation, node, 1, depth), operand(evaluation, node, 2, depth)

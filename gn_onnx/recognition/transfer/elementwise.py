@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from gn_onnx.recognition.evaluation import FLOATS, Evaluation, Fact
+from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.polynomials import NotExpressible, Poly, constant
 from gn_onnx.recognition.transfer.common import (
     TransferFunction,
@@ -64,31 +64,6 @@ def _power(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
     fact = operand(evaluation, node, 0, depth)
     power = Fact(evaluation.algebra.power(fact.poly, exponent), fact.dims)
     return broadcast(evaluation, power, operand(evaluation, node, 1, depth))
-
-
-def _cast(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    to = ir.DataType(int_attribute(evaluation, node, "to", 0))
-    if to not in FLOATS:
-        raise NotExpressible(f"a cast to {to.name}")
-    value = node.inputs[0]
-    _check_not_rounded(evaluation, value, to)
-    count = None if value is None or value in evaluation.facts else evaluation.count(value)
-    return operand(evaluation, node, 0, depth) if count is None else count
-
-
-def _check_not_rounded(evaluation: Evaluation, value: ir.Value | None, to: ir.DataType) -> None:
-    x_type = evaluation.view.dtype(evaluation.root)
-    if value is not None and value in evaluation.facts and x_type is not None and to.itemsize < x_type.itemsize:
-        raise NotExpressible(f"x is rounded to {to.name} on the way")
-
-
-def _cast_like(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
-    like = node.inputs[1]
-    dtype = None if like is None else evaluation.view.dtype(like)
-    if dtype not in FLOATS:
-        raise NotExpressible("a cast to a type that is not a float, or not known")
-    _check_not_rounded(evaluation, node.inputs[0], dtype)
-    return operand(evaluation, node, 0, depth)
 
 
 def _identity(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -186,8 +161,6 @@ TABLE: dict[str, TransferFunction] = {
     "Relu": _relu,
     "Max": _max,
     "Clip": _clip,
-    "Cast": _cast,
-    "CastLike": _cast_like,
     "Identity": _identity,
     "Dropout": _dropout,
 }
