@@ -136,25 +136,28 @@ def _other_mean_than_own(walk: Walk) -> str | None:
     node = walk.evaluation.root.producer()
     if node is None or node.domain not in STANDARD_DOMAINS or node.op_type != "Sub":
         return None
-    minuend, mean = (_before_moves(v) for v in node.inputs)
+    minuend, mean = _before_moves(node.inputs[0]), _before_moves(node.inputs[1], ("Expand", "Tile"))
     reduction = mean[-1].producer() if mean else None
     if not minuend or reduction is None or reduction.op_type not in MEANS:
         return None
     averaged = _before_moves(reduction.inputs[0])
     if not averaged or averaged[-1] is not minuend[-1]:
         return "the mean that is subtracted is that of another tensor"
+    repeated = [producer(v).op_type for v in mean[:-1] if producer(v).op_type in ("Expand", "Tile")]
+    if repeated:
+        return f"the mean is repeated by {repeated[0]} to sizes that are not known to be those of x: subtract it as it is"
     exact, types = walk.view.dtype(averaged[0]), [walk.view.dtype(v) for v in minuend]
     rounded = next((t for t in types if t is not None and exact is not None and t.itemsize < exact.itemsize), None)
     return None if rounded is None else f"the mean is that of x before it was rounded to {rounded.name}: cast x first"
 
 
-def _before_moves(value: ir.Value | None) -> list[ir.Value]:
-    """A value and those that it was cast or moved from, one by one."""
+def _before_moves(value: ir.Value | None, also: tuple[str, ...] = ()) -> list[ir.Value]:
+    """A value and those that it was cast or moved from (or what it is made of by operators of `also`), one by one."""
     found: list[ir.Value] = []
     while value is not None:
         found.append(value)
         node = value.producer()
-        if node is None or node.domain not in STANDARD_DOMAINS or node.op_type not in LAYOUT_ONLY:
+        if node is None or node.domain not in STANDARD_DOMAINS or node.op_type not in (*LAYOUT_ONLY, *also):
             break
         value = node.inputs[0]
     return found

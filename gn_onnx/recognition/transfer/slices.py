@@ -40,13 +40,21 @@ def _part(evaluation: Evaluation, fact: Fact, axis: int, count: int, position: i
     return Fact(evaluation.algebra.marked(poly, frozenset({mark})), (*cut.dims[:axis], dim, *cut.dims[axis + 2 :]))
 
 
+def overlay_of(poly: Poly) -> Overlay | None:
+    """What was written into a tensor, where the value is that tensor and nothing else."""
+    if len(poly) != 1:
+        return None
+    ((monomial, coefficient),) = poly.items()
+    ((factor, exponent),) = monomial if len(monomial) == 1 else ((None, 0),)
+    alone = isinstance(factor, Tensor) and exponent == 1 and coefficient.scalar() == 1.0
+    return factor.key if alone and isinstance(factor, Tensor) and isinstance(factor.key, Overlay) else None
+
+
 def seen_through(poly: Poly, outer: Atom, position: int) -> Poly:
     """What lies at one position of a tensor that slices were written into: the slice, or what was there before."""
-    ((monomial, _),) = poly.items() if len(poly) == 1 else ((frozenset(), None),)
-    ((factor, exponent),) = monomial if len(monomial) == 1 else ((None, 0),)
-    if not isinstance(factor, Tensor) or not isinstance(factor.key, Overlay) or exponent != 1:
+    overlay = overlay_of(poly)
+    if overlay is None:
         return poly
-    overlay = factor.key
     if overlay.outer != outer:
         raise NotExpressible("a slice of what was written in other slices")
     there = overlay.slices.get(position, overlay.before)

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from gn_onnx.recognition.evaluation import Evaluation, Fact
 from gn_onnx.recognition.integers import static
 from gn_onnx.recognition.layout import dim_size
-from gn_onnx.recognition.polynomials import NotExpressible, Overlay, Tensor, of_factor
+from gn_onnx.recognition.polynomials import NotExpressible, Overlay, Poly, Tensor, of_factor
 from gn_onnx.recognition.transfer.common import TransferFunction, int_attribute, operand
-from gn_onnx.recognition.transfer.slices import joined, whole, without_marks
+from gn_onnx.recognition.transfer.slices import joined, overlay_of, whole, without_marks
 
 
 def _scatter_nd(evaluation: Evaluation, node: ir.Node, depth: int) -> Fact:
@@ -76,15 +76,15 @@ def _written(evaluation: Evaluation, node: ir.Node, depth: int, axis: int, first
     dims = (*rest[:axis], (outer, *rest[axis]), *rest[axis + 1 :])
     if [dim_size(dim) for dim in dims] != [dim_size(dim) for dim in data.dims]:
         raise NotExpressible(f"a {node.op_type} that leaves parts of a slice")
-    before = data.poly if data.dims == dims or not data.poly else None
-    slices = {}
-    for monomial in data.poly:
-        overlay = next((f.key for f, _ in monomial if isinstance(f, Tensor) and isinstance(f.key, Overlay)), None)
-        if overlay is not None and (overlay.outer != outer or data.dims != dims or len(data.poly) > 1 or len(monomial) > 1):
-            raise NotExpressible("slices are written of different axes")
-        if overlay is not None:
-            slices, before = overlay.slices, overlay.before
-    slices = {**slices, mark.at or 0: updates.poly}
+    overlay = overlay_of(data.poly)
+    if overlay is None:
+        written: dict[int, Poly] = {}
+        before = data.poly if data.dims == dims or not data.poly else None
+    elif overlay.outer != outer or data.dims != dims:
+        raise NotExpressible("slices are written of different axes")
+    else:
+        written, before = overlay.slices, overlay.before
+    slices = {**written, mark.at or 0: updates.poly}
     if len(slices) == outer.size.static:
         return Fact(joined(evaluation, [slices[i] for i in sorted(slices)], outer), dims)
     atoms = tuple(atom for dim in dims for atom in dim)
