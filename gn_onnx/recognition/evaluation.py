@@ -18,7 +18,17 @@ from gn_onnx.recognition import integers
 from gn_onnx.recognition.algebra import Algebra
 from gn_onnx.recognition.layout import Atom, Dims, LayoutError, free_dim, unify
 from gn_onnx.recognition.model_view import RANDOM, STANDARD_DOMAINS, ModelView
-from gn_onnx.recognition.polynomials import THE_X, Coefficient, NotExpressible, Poly, Tensor, of_factor, of_size, renamed
+from gn_onnx.recognition.polynomials import (
+    THE_X,
+    Coefficient,
+    NotExpressible,
+    NotFinite,
+    Poly,
+    Tensor,
+    of_factor,
+    of_size,
+    renamed,
+)
 from gn_onnx.recognition.sizes import Size, product
 
 _MAX_LIFT_DEPTH = 16
@@ -212,6 +222,8 @@ class Evaluation:
         if node is not None and value not in self.broken and depth < _MAX_LIFT_DEPTH and self._worth_lifting(node, value):
             try:
                 return self._transfer(self, node, depth + 1)[value]
+            except NotFinite:
+                raise
             except (NotExpressible, LayoutError, KeyError):
                 array = self.view.folded(value)
                 if array is not None:
@@ -258,7 +270,7 @@ class Evaluation:
         if array.size == 0:
             raise NotExpressible("an empty constant")
         if not np.all(np.isfinite(array.astype(np.float64))):
-            raise NotExpressible("a constant that is not finite: what is computed with it is no number")
+            raise NotFinite("a constant that is not finite: what is computed with it is no number")
         data = self._unrounded(array)
         dims = tuple(free_dim(Size.of(n)) for n in data.shape)
         atoms = tuple(dim[0] for dim, n in zip(dims, data.shape, strict=True) if n > 1)

@@ -18,6 +18,10 @@ class NotExpressible(Exception):  # noqa: N818 - a verdict on a value, not an er
     """The value cannot be written in this algebra; the message is a reason for the model's author."""
 
 
+class NotFinite(NotExpressible):
+    """The value is computed with NaN or infinity: times 0 that is not 0."""
+
+
 @dataclasses.dataclass(frozen=True)
 class X:
     def __str__(self) -> str:
