@@ -41,6 +41,7 @@ RECOGNISER = (
     ("recognition.transfer",),
     ("recognition.walk",),
     ("recognition.sites", "recognition.refusals", "rewriting.activations"),
+    ("recognition.search",),
     ("recognition.recognize",),
     ("rewriting.epilogues",),
 )

@@ -253,7 +253,11 @@ def _shared_input(node: onnx.NodeProto, output: str, old: Scope, new: Scope) -> 
             raise CannotEvaluate(f"the original has no value {name!r}")
         sources = [str(source) for source in home.nodes[home.producer[name]].input if new.varies(source)]
         # Of x + f(x), f(x): with x as the input, f would be part of the site.
-        last = (v for v in sources if not any(new.depends(other, v, {}) for other in sources if other != v))
+        last = (
+            v
+            for v in sources
+            if not any(scope.depends(other, v, {}) for scope in (old, new) for other in sources if other != v)
+        )
         name = next(last, sources[0] if sources else name)
     return name
 
