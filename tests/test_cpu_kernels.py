@@ -100,8 +100,8 @@ BROKEN = {
     ),
     "a row takes the bias of another": (
         "channels_first.h",
-        "bias_ + channel, writer.gain);",
-        "bias_ + first_channel, writer.gain);",
+        "bias_ + channel);",
+        "bias_ + first_channel);",
     ),
 }
 

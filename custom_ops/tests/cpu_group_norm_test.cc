@@ -4,6 +4,7 @@
 // and a count when all is well; otherwise what differs first.
 
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -178,26 +179,47 @@ void activations_of_all_numbers(const Isa& isa, const Type& type, Layout layout,
     problem.bias.set(c, c < count ? values[c] : -values[c - count]);
   }
   const Tensor y = run(isa, problem, kForward);
-  // What SiLU takes is rounded, to half a unit of its own, which far below zero is as many units of exp as it is large;
-  // and where the result is below this, it may be anything so small.
+  // Far below zero ln(2) is known to a unit only, which is as many of exp as there are powers of two; and where the
+  // result is below `nothing`, it may be anything so small. Near zero SiLU is half of what it takes.
   const bool silu = activation == Activation::kSilu;
   const long double hard = activation == Activation::kHardSwish ? std::ldexp(3.0L, -type.work_digits) : 0.0L;
-  const long double nothing = !silu ? hard : type.dtype == DType::kFloat64 ? 0x1p-1000L : 0x1p-117L;
+  const long double nothing = !silu ? hard : type.dtype == DType::kFloat64 ? 0x1p-1013L : 0x1p-120L;
+  const double near_zero = silu ? std::ldexp(1.0, -type.work_digits - 2) : 0.0;
   for (std::size_t c = 0; c < 2 * count; ++c) {
     const double v = problem.bias.get(c);
     if (std::isinf(v) && v < 0) continue;  // a limit, and no number: 0 times infinity
     const long double expected = activated(sizes, static_cast<long double>(v));
     const auto actual = static_cast<long double>(y.get(problem.index(0, static_cast<std::int64_t>(c), spatial - 1)));
     const long double error = std::abs(actual - expected);
-    const long double units = silu && v < 0 ? 8.0L + std::min(800.0L, static_cast<long double>(-v)) : 8.0L;
-    const long double bound = std::ldexp(std::abs(expected) * units, -type.work_digits) +
-                              std::ldexp(std::abs(expected), -type.digits) + static_cast<long double>(type.smallest) +
-                              nothing;
+    const long double units = silu && v < 0 ? 8.0L - 0.3L * std::max(-800.0L, static_cast<long double>(v)) : 8.0L;
+    const long double last =
+        std::ldexp(std::abs(expected), -type.digits) * 1.001L + static_cast<long double>(type.smallest) / 2;
+    const long double computed = std::ldexp(std::abs(expected) * units, -type.work_digits) +
+                                 static_cast<long double>(type.smallest) / 2 + nothing;
+    const long double bound = std::abs(v) < near_zero ? last : last + computed;
     if (std::isinf(expected) ? actual == expected : error <= bound) continue;
     expect(false, std::string(isa.name) + " " + problem.text() + ": the activation of " + std::to_string(v) + " is " +
                       std::to_string(actual) + ", expected " + std::to_string(expected));
   }
   expect(true, "activations of numbers of every size");
+}
+
+// ONNX's LeakyRelu: NaN where v < 0, and v elsewhere. Of a NaN all of whose bits are set too.
+void leaky_relu_of_nan(const Isa& isa, const Type& type, Layout layout) {
+  GroupNormProblem sizes{.batch = 2, .channels = 12, .spatial = 21, .num_groups = 3, .layout = layout};
+  Problem plain(type, sizes, Input::kOrdinary);
+  const Tensor v = run(isa, plain, kForward);
+  sizes.activation = Activation::kLeakyRelu;
+  for (const std::uint32_t bits : {0x7FC00000U, 0xFFC00000U, 0x7FFFFFFFU, 0xFFFFFFFFU}) {
+    sizes.alpha = std::bit_cast<float>(bits);
+    Problem problem(type, sizes, Input::kOrdinary);
+    const Tensor y = run(isa, problem, kForward);
+    for (std::size_t i = 0; i < y.count(); ++i) {
+      expect(v.get(i) < 0 ? std::isnan(y.get(i)) : y.get(i) == v.get(i),
+             std::string(isa.name) + " " + problem.text() + ": a slope that is NaN, of " + std::to_string(v.get(i)) +
+                 ", gives " + std::to_string(y.get(i)));
+    }
+  }
 }
 
 // A tensor that is written past the cache.
@@ -253,6 +275,7 @@ void all_of(const Isa& isa, Extent extent) {
         one_problem(isa, type, empty, layout, Activation::kNone, Input::kOrdinary);
       }
       bad_values_stay_in_their_group(isa, type, layout);
+      leaky_relu_of_nan(isa, type, layout);
       for (const Activation activation : kActivations) {
         for (const std::int64_t spatial : {1, 3, 40}) {
           activations_of_all_numbers(isa, type, layout, activation, spatial);

@@ -151,7 +151,7 @@ class ChannelsFirst {
                   std::int64_t begin, std::int64_t end, std::int64_t ahead) const {
     ChannelParameters<W> parameters;
     const auto rows_of = [&](std::int64_t channel, std::int64_t rows, std::int64_t count) {
-      parameters.set(0, rows, normal, scale_ + channel, bias_ + channel, writer.gain);
+      parameters.set(0, rows, normal, scale_ + channel, bias_ + channel);
       writer.rows(x + begin, y + begin, rows, count, parameters, writer.alpha, ahead);
       begin += rows * count;
     };
@@ -176,7 +176,7 @@ class ChannelsFirst {
     ChannelParameters<W> parameters;
     for (; begin < end; begin += kParameterChannels) {
       const std::int64_t count = std::min(kParameterChannels, end - begin);
-      parameters.set(0, count, normal, scale_ + first_channel + begin, bias_ + first_channel + begin, writer.gain);
+      parameters.set(0, count, normal, scale_ + first_channel + begin, bias_ + first_channel + begin);
       writer.channels(x + begin, y + begin, 1, count, count, parameters, writer.alpha);
     }
   }

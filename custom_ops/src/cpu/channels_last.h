@@ -123,7 +123,7 @@ class ChannelsLast {
       for (std::int64_t c = first; c < first + width;) {
         const std::int64_t group = c / plan_.depth;
         const std::int64_t count = std::min((group + 1) * plan_.depth, first + width) - c;
-        parameters.set(c - first, count, normalisers[group], scale_ + c, bias_ + c, writer.gain);
+        parameters.set(c - first, count, normalisers[group], scale_ + c, bias_ + c);
         c += count;
       }
       const T* x = x_ + row + first;

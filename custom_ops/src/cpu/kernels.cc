@@ -2,6 +2,9 @@
 
 #include "cpu/kernels.h"
 
+#include <cmath>
+#include <limits>
+
 #include "cpu/channels_first.h"
 #include "cpu/channels_last.h"
 
@@ -21,7 +24,9 @@ bool streams(const GroupNormProblem& problem, const GroupNormBuffers& buffers) {
 
 template <typename T>
 RowWriter<T> writer_of(const GroupNormProblem& problem, bool stream) {
-  const auto alpha = static_cast<Wide<T>>(problem.alpha);
+  using W = Wide<T>;
+  // A NaN may have bits that the rounding to bfloat16 would carry into its exponent.
+  const W alpha = std::isnan(problem.alpha) ? std::numeric_limits<W>::quiet_NaN() : static_cast<W>(problem.alpha);
   switch (problem.activation) {
     case Activation::kNone:
       break;

@@ -28,17 +28,15 @@ struct ChannelParameters {
   alignas(kVectorBytes) W a[kRoom];
   alignas(kVectorBytes) W b[kRoom];
 
-  // Of `count` channels of one group, for `gain` times the affine part. What follows them is overwritten.
+  // Of `count` channels of one group. What follows them is overwritten.
   template <typename T>
-  void set(std::int64_t first, std::int64_t count, const Normaliser& normal, const T* scale, const T* bias,
-           double gain) {
+  void set(std::int64_t first, std::int64_t count, const Normaliser& normal, const T* scale, const T* bias) {
     const SplitMean<W> split(normal);
     for (std::int64_t i = 0; i < count; i += kWidth<W>) {
       const std::int64_t left = count - i;
       const bool whole = left >= kWidth<W>;
       store(mean + first + i, broadcast(split.rounded));
-      set_vector(first + i, normal.rstd, split.rest, gain,
-                 whole ? load(scale + i) : load_partial(scale + i, left, W{0}),
+      set_vector(first + i, normal.rstd, split.rest, whole ? load(scale + i) : load_partial(scale + i, left, W{0}),
                  whole ? load(bias + i) : load_partial(bias + i, left, W{0}));
     }
   }
@@ -52,29 +50,25 @@ struct ChannelParameters {
 
  private:
   // In double, rounded once.
-  void set_vector(std::int64_t at, const LongNumber& rstd, double rest, double gain, Vector<float> scale,
-                  Vector<float> bias)
+  void set_vector(std::int64_t at, const LongNumber& rstd, double rest, Vector<float> scale, Vector<float> bias)
     requires std::is_same_v<W, float>
   {
     for (int half = 0; half < 2; ++half) {
-      const HalfVector factor = to_float(to_double(half_of(scale, half)) * (gain * rstd.high));
-      const HalfVector constant = to_float(to_double(half_of(bias, half)) * gain - to_double(factor) * rest);
+      const HalfVector factor = to_float(to_double(half_of(scale, half)) * rstd.high);
+      const HalfVector constant = to_float(to_double(half_of(bias, half)) - to_double(factor) * rest);
       std::memcpy(a + at + half * kWidth<double>, &factor, sizeof(factor));
       std::memcpy(b + at + half * kWidth<double>, &constant, sizeof(constant));
     }
   }
 
   // The products with what they round off.
-  void set_vector(std::int64_t at, const LongNumber& rstd, double rest, double gain, Vector<double> scale,
-                  Vector<double> bias)
+  void set_vector(std::int64_t at, const LongNumber& rstd, double rest, Vector<double> scale, Vector<double> bias)
     requires std::is_same_v<W, double>
   {
     for (int i = 0; i < kWidth<double>; ++i) {
-      const double scaled = gain * scale[i];
-      const double product = scaled * rstd.high;
-      a[at + i] = product + (std::fma(scaled, rstd.high, -product) + scaled * rstd.low +
-                             std::fma(gain, scale[i], -scaled) * rstd.high);
-      b[at + i] = std::fma(gain, bias[i], -rest * a[at + i]);
+      const double product = scale[i] * rstd.high;
+      a[at + i] = product + (std::fma(scale[i], rstd.high, -product) + scale[i] * rstd.low);
+      b[at + i] = std::fma(-rest, a[at + i], bias[i]);
     }
   }
 };
@@ -91,7 +85,6 @@ struct RowWriter {
   void (*channels)(const T* x, T* y, std::int64_t rows, std::int64_t stride, std::int64_t width,
                    const ChannelParameters<W>& parameters, W alpha);
   W alpha;
-  double gain;  // of the parameters
   bool streams;
 };
 
@@ -204,8 +197,7 @@ void write_channels(const T* x, T* y, std::int64_t rows, std::int64_t stride, st
 
 template <typename T, Activation kActivation, bool kStream>
 RowWriter<T> row_writer(Wide<T> alpha) {
-  return {write_rows<T, kActivation, kStream>, write_channels<T, kActivation, kStream>, alpha, gain_of(kActivation),
-          kStream};
+  return {write_rows<T, kActivation, kStream>, write_channels<T, kActivation, kStream>, alpha, kStream};
 }
 
 template <typename T, Activation kActivation>

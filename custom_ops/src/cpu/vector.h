@@ -116,8 +116,8 @@ GN_INLINE W sum_of_lanes(V v) {
 }
 
 // The bits of v, rounded to bfloat16 in the upper half of each word: to nearest, ties to even. A NaN stays one: the
-// lower half of its bits is 0, as of every NaN that comes from a bfloat16 or from arithmetic, so that rounding does not
-// carry.
+// lower half of its bits is 0, as of every NaN that comes from a bfloat16, from arithmetic or is `alpha`, so that
+// rounding does not carry.
 GN_INLINE Words rounded_to_upper_half(Vector<float> v) {
   const Words bits = reinterpret_cast<Words>(v);
 #if defined(__AVX512F__)
