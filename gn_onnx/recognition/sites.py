@@ -62,9 +62,8 @@ def find_sites(walk: Walk, *, only: bool) -> list[Site]:
 
 def find_views(walk: Walk) -> list[ir.Value]:
     """The GroupNorms of x in another shape that may not be meant as such: they are where another one goes on from them."""
-    return [
-        v for v, answer in walk.matches.items() if _can_be_written(walk, v) and not _is_clear(walk, v, answer, only=False)
-    ]
+    usable = set(_usable(walk, only=False))
+    return [value for value in walk.matches if value not in usable and _can_be_written(walk, value)]
 
 
 def site_of_view(walk: Walk, value: ir.Value) -> Site:
@@ -142,7 +141,8 @@ def _site(walk: Walk, value: ir.Value) -> Site:
     x, x_perm = _source(walk, value)
     nodes = walk.nodes_between(value)
     if x is not root:
-        nodes = [node for node in nodes if node not in walk.nodes_between(x)]
+        before = set(walk.nodes_between(x))
+        nodes = [node for node in nodes if node not in before]
     rank = len(walk.evaluation.facts[value].dims)
     dtype = walk.dtypes[root] or ir.DataType.FLOAT
     core = next((n for n in nodes if n.op_type.endswith(("Normalization", "GroupNorm"))), None)
