@@ -17,11 +17,11 @@ from gn_onnx.errors import GnOnnxError
 from gn_onnx.files import external_data, graph_walk
 
 
-def once(proto: onnx.ModelProto) -> None:
+def once(proto: onnx.ModelProto, graphs: Iterable[onnx.GraphProto]) -> None:
     """ONNX IR writes metadata of tensors, and annotations of inputs that are outputs too, a second time."""
     for tensor in external_data.tensors(proto):
         _without_repeats(tensor.metadata_props, "key")
-    for graph in graph_walk.all_graphs(proto):
+    for graph in graphs:
         _without_repeats(graph.quantization_annotation, "tensor_name")
 
 
@@ -54,13 +54,13 @@ def _complete(nodes: Iterable[onnx.NodeProto], source: Iterable[ir.Node]) -> Non
                     _complete(inner.node, graph)
 
 
-def without_shapes_of_initializers(proto: onnx.ModelProto, like: onnx.ModelProto | None) -> None:
+def without_shapes_of_initializers(graphs: Iterable[onnx.GraphProto], like: onnx.ModelProto | None) -> None:
     """ONNX IR lists every initializer in `value_info` too; those that `like` does not list go away again.
 
     They say nothing new, and ONNX Runtime's float16 converter takes each for a second tensor.
     """
     listed = set() if like is None else {value.name for graph in graph_walk.all_graphs(like) for value in graph.value_info}
-    for graph in graph_walk.all_graphs(proto):
+    for graph in graphs:
         constants = {tensor.name for tensor in graph.initializer} - listed
         kept = [value for value in graph.value_info if value.name not in constants]
         del graph.value_info[:]
@@ -77,11 +77,15 @@ def take_over(proto: onnx.ModelProto, like: onnx.ModelProto) -> None:
     unknown = next(_unknown_fields(like), None)
     if unknown is not None:
         raise GnOnnxError(f"the model has {unknown}, which onnx {onnx.__version__} does not know and would lose")
-    _check_training(proto, like)
-    proto.training_info.extend(like.training_info)
+    if like.training_info:
+        _check_training(proto, like)
+        proto.training_info.extend(like.training_info)
+    outside = list(filter(external_data.is_external, external_data.tensors(proto)))
+    if not outside:
+        return
     # ONNX IR keeps place and length, but no checksum.
     entries = {_place(tensor): tensor for tensor in filter(external_data.is_external, external_data.tensors(like))}
-    for tensor in filter(external_data.is_external, external_data.tensors(proto)):
+    for tensor in outside:
         if _place(tensor) in entries:
             original = list(entries[_place(tensor)].external_data)
             del tensor.external_data[:]

@@ -148,9 +148,10 @@ def to_proto(model: ir.Model, *, like: onnx.ModelProto | None = None) -> onnx.Mo
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
         raise GnOnnxError(f"cannot serialise the model: {_first_line(_root_cause(error))}") from error
     kept.trailing_outputs(proto, model)
-    kept.once(proto)
-    kept.without_shapes_of_initializers(proto, like)
-    sparse.restore(graph_walk.all_graphs(proto), model)
+    graphs = graph_walk.all_graphs(proto)
+    kept.once(proto, graphs)
+    kept.without_shapes_of_initializers(graphs, like)
+    sparse.restore(graphs, model)
     if like is not None:
         kept.take_over(proto, like)
     return proto

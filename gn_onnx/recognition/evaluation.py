@@ -203,9 +203,9 @@ class Evaluation:
             node = current.producer()
             if current in seen or current in visible or node is None or node.op_type in ("Shape", "Size"):
                 continue
-            if self.view.dtype(current) == ir.DataType.BOOL:
-                continue  # true or false whatever it was computed of
             lifted = current in self._lifted
+            if (lifted or beyond) and self.view.dtype(current) == ir.DataType.BOOL:
+                continue  # true or false whatever it was computed of
             if current in self.broken and (lifted or beyond):
                 raise NotExpressible(f"{current.name!r} cancels, but not where it is not a number")
             if current in self.facts or lifted or beyond:
