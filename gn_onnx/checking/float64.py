@@ -117,7 +117,24 @@ def graph_to_float64(graph: onnx.GraphProto) -> None:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
 
 
-def with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+def model_to_float64(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as onnx.reference runs it, in float64: functions in order, each with its own name. `model` is used up."""
+    model = _with_functions_inlined(model)
+    graph_to_float64(model.graph)
+    functions = []
+    for function in graph_walk.callees_first(model.functions):
+        copy = onnx.FunctionProto()
+        copy.CopyFrom(function)
+        del copy.node[:]
+        copy.node.extend(map(to_float64, function.node))
+        functions.append(copy)
+    del model.functions[:]
+    model.functions.extend(functions)
+    _without_overloads(model)
+    return model
+
+
+def _with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without functions that read attributes of their calls; its calls are completed in place.
 
     Neither onnx.reference nor ONNX's inliner knows the defaults of such attributes.
@@ -138,7 +155,7 @@ def with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return inliner.inline_selected_functions(model, names) if reading else model
 
 
-def without_overloads(model: onnx.ModelProto) -> None:
+def _without_overloads(model: onnx.ModelProto) -> None:
     """Give every function a name of its own, in place: onnx.reference looks at no overload."""
     calls = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     for node in graph_walk.all_nodes(calls):

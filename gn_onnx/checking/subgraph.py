@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from gn_onnx.checking.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64, with_functions_inlined, without_overloads
+from gn_onnx.checking.float64 import GROUP_NORM_OPS, model_to_float64
 from gn_onnx.checking.scope import CannotEvaluate, Scope
 from gn_onnx.files import graph_walk
 
@@ -129,14 +129,8 @@ def _piece(
     graph.output.append(onnx.helper.make_tensor_value_info(names[output], onnx.TensorProto.DOUBLE, None))
     model = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
     model.opset_import.extend(proto.opset_import)
-    model.functions.extend(graph_walk.callees_first(proto.functions))
-    model = with_functions_inlined(model)
-    graph_to_float64(model.graph)
-    for function in model.functions:
-        converted = [to_float64(node) for node in function.node]
-        del function.node[:]
-        function.node.extend(converted)
-    without_overloads(model)
+    model.functions.extend(proto.functions)
+    model = model_to_float64(model)
     return Piece(output, leaves, model, feeds, frozenset(name for node in nodes for name in node.output if name))
 
 

@@ -11,9 +11,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from gn_onnx.checking import concrete_shapes
-from gn_onnx.checking.float64 import GROUP_NORM_OPS, graph_to_float64, to_float64, with_functions_inlined, without_overloads
+from gn_onnx.checking.float64 import GROUP_NORM_OPS, model_to_float64
 from gn_onnx.checking.subgraph import EVALUATION_ERRORS
-from gn_onnx.files import external_data, graph_walk
+from gn_onnx.files import external_data
 
 _MAX_MULTIPLICATIONS = 1e8
 _MAX_WEIGHT_BYTES = 1 << 27
@@ -27,16 +27,7 @@ def evaluate(proto: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[st
         return None
     model = onnx.ModelProto()
     model.CopyFrom(proto)
-    model = with_functions_inlined(model)
-    graph_to_float64(model.graph)
-    for function in model.functions:
-        nodes = [to_float64(node) for node in function.node]
-        del function.node[:]
-        function.node.extend(nodes)
-    ordered = [onnx.FunctionProto.FromString(f.SerializeToString()) for f in graph_walk.callees_first(model.functions)]
-    del model.functions[:]
-    model.functions.extend(ordered)
-    without_overloads(model)
+    model = model_to_float64(model)
     wide = {name: array if array.dtype.kind in "biu" else array.astype(np.float64) for name, array in feeds.items()}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

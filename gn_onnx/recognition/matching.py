@@ -54,7 +54,7 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
         raise Mismatch("the mean is taken over other axes than the variance")
     scale_atoms = _lies_along(parts.scale) | _lies_along(parts.bias)
     dims = fact.dims
-    one_sample = any(atom in group for atom in dims[:1] and dims[0]) and is_one_sample(evaluation.root)
+    one_sample = any(atom in group for atom in dims[:1] and dims[0]) and _is_one_sample(evaluation.root)
     if one_sample:
         dims = ((), *dims)
     axis, groups = _channel_axis(dims, group, scale_atoms)
@@ -77,7 +77,7 @@ def match(evaluation: Evaluation, fact: Fact) -> Match:
     )
 
 
-def is_one_sample(value: ir.Value) -> bool:
+def _is_one_sample(value: ir.Value) -> bool:
     """Whether a value was taken out of a batch by its number, so that its first axis is no batch."""
     node = value.producer()
     if node is None or node.op_type != "Gather" or node.domain not in STANDARD_DOMAINS:

@@ -16,7 +16,7 @@ from gn_onnx.recognition.model_view import ModelView
 from gn_onnx.recognition.polynomials import NotExpressible
 from gn_onnx.recognition.refusals import IN_OWN_LAYOUT, ROOT_TAKEN, Refusal, refusals, rejection
 from gn_onnx.recognition.roots import Seed, find_seeds
-from gn_onnx.recognition.sites import ALREADY_ONE_NODE, OF_WEIGHTS, Site, find_sites, find_views, is_settled, site_of_view
+from gn_onnx.recognition.sites import ALREADY_ONE_NODE, OF_WEIGHTS, Site, find_sites, find_views, is_settled, site_of
 from gn_onnx.recognition.walk import Walk, is_floating, producer, walk_from
 
 _MAX_KEPT_WALKS = 16
@@ -126,7 +126,7 @@ class _Search:
         """A GroupNorm in a view, whose result another one takes as its x, was meant as one."""
         for x in [found.x for found in self._sites.values()]:
             while (walk := self._views.pop(x, None)) is not None and x not in self._sites:
-                self._take(first := site_of_view(walk, x))
+                self._take(first := site_of(walk, x))
                 self._refused = {node: why for node, why in self._refused.items() if node not in first.nodes}
                 x = first.group_norm.x
 

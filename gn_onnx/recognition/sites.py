@@ -57,18 +57,13 @@ def find_sites(walk: Walk, *, only: bool) -> list[Site]:
         behind |= walk.descendants(value)
         if not _is_other_normalisation(walk, current):
             chosen.append(current)
-    return [_site(walk, value) for value in chosen]
+    return [site_of(walk, value) for value in chosen]
 
 
 def find_views(walk: Walk) -> list[ir.Value]:
     """The GroupNorms of x in another shape that may not be meant as such: they are where another one goes on from them."""
     usable = set(_usable(walk, only=False))
     return [value for value in walk.matches if value not in usable and _can_be_written(walk, value)]
-
-
-def site_of_view(walk: Walk, value: ir.Value) -> Site:
-    """One of `find_views`."""
-    return _site(walk, value)
 
 
 def _is_normalised_again(walk: Walk, value: ir.Value, later: ir.Value) -> bool:
@@ -136,7 +131,8 @@ def _is_other_normalisation(walk: Walk, value: ir.Value) -> bool:
     return any(walk.mismatches[v].elsewhere and walk.evaluation.facts[v].dims == dims for v in behind)
 
 
-def _site(walk: Walk, value: ir.Value) -> Site:
+def site_of(walk: Walk, value: ir.Value) -> Site:
+    """The record of one value that is a GroupNorm of x."""
     answer, root = walk.matches[value], walk.evaluation.root
     x, x_perm = _source(walk, value)
     nodes = walk.nodes_between(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,13 @@ def _elements(value: ir.Value) -> int | None:
     """Number of elements, None where it is not annotated."""
     dims = None if value.shape is None else [dim for dim in value.shape if isinstance(dim, int)]
     return math.prod(dims) if dims is not None and value.shape is not None and len(dims) == len(value.shape) else None
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes of the graph, of the graphs inside it, and of functions."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 class Namer:

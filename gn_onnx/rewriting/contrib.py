@@ -7,12 +7,10 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
 from gn_onnx.recognition.model_view import ModelView
-from gn_onnx.rewriting.building import Builder, Constants, Namer
+from gn_onnx.rewriting.building import Builder, Constants, Namer, all_nodes
 from gn_onnx.rewriting.opsets import onnx_opset
 from gn_onnx.rewriting.rewrite import remove_dead, take_over
 
@@ -22,12 +20,12 @@ _SILU = 1
 
 def holds_compounds(model: ir.Model) -> bool:
     """Whether `split_compounds` has anything to do."""
-    return any(_is_compound(node) for node in _nodes(model))
+    return any(_is_compound(node) for node in all_nodes(model))
 
 
 def split_compounds(model: ir.Model) -> None:
     """Sum, GroupNorm and activation as nodes of their own, in place. What is not understood stays."""
-    compounds = [node for node in _nodes(model) if _is_compound(node)]
+    compounds = [node for node in all_nodes(model) if _is_compound(node)]
     if not compounds:
         return
     view, constants, opset = ModelView(model), Constants(Namer(model)), onnx_opset(model)
@@ -42,12 +40,6 @@ def split_compounds(model: ir.Model) -> None:
                 in_function=node.graph in bodies,
             )  # fmt: skip
             _split(node, builder, ranks[node])
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()
 
 
 def _is_compound(node: ir.Node) -> bool:

@@ -5,7 +5,7 @@ What is left of a body is a Reshape, InstanceNormalization, a Reshape, Mul, Add,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from onnx_ir.passes.common import InlinePass
 from gn_onnx.errors import GnOnnxError
 from gn_onnx.group_norm import DOMAIN, OP_TYPE
 from gn_onnx.recognition.model_view import STANDARD_DOMAINS, ModelView
-from gn_onnx.rewriting.building import Builder, Constants, Namer
+from gn_onnx.rewriting.building import Builder, Constants, Namer, all_nodes
 from gn_onnx.rewriting.opsets import onnx_opset
 from gn_onnx.rewriting.rewrite import declare, remove_dead
 
@@ -23,7 +23,7 @@ _PER_CHANNEL_OPSET = 21
 
 def uses_ours(model: ir.Model) -> bool:
     """Whether any node of the model is one of our operators."""
-    return any(node.domain == DOMAIN for node in _nodes(model))
+    return any(node.domain == DOMAIN for node in all_nodes(model))
 
 
 def expand(model: ir.Model, *, standard: bool = False) -> ir.Model:
@@ -38,32 +38,27 @@ def expand(model: ir.Model, *, standard: bool = False) -> ir.Model:
     """
     opset = onnx_opset(model)
     if standard and opset >= _PER_CHANNEL_OPSET:
-        for node in _nodes(model):
+        for node in all_nodes(model):
             if node.domain in STANDARD_DOMAINS and node.op_type == OP_TYPE:
                 node.domain = DOMAIN
     if not uses_ours(model):
         return model
     ir_version = model.ir_version
     declare(model, opset)
-    for node in _nodes(model):
+    for node in all_nodes(model):
         if node.domain == DOMAIN and node.op_identifier() not in model.functions:
             raise GnOnnxError(f"node {node.name!r}: {DOMAIN}::{node.op_type} is not an operator of this version")
-    before = set(_nodes(model))
+    before = set(all_nodes(model))
     model = InlinePass(criteria=lambda function: function.domain == DOMAIN)(model).model
     model.ir_version = ir_version
     for container in _containers(model):
         container.opset_imports.pop(DOMAIN, None)
-    _fold(model, [node for node in _nodes(model) if node not in before])
+    _fold(model, [node for node in all_nodes(model) if node not in before])
     return model
 
 
 def _containers(model: ir.Model) -> list[ir.Graph | ir.Function]:
     return [model.graph, *model.functions.values()]
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    for container in _containers(model):
-        yield from container.all_nodes()
 
 
 def _fold(model: ir.Model, nodes: list[ir.Node]) -> None:
